@@ -1,0 +1,5 @@
+//! The rules of rating, pure: no I/O, no clock, no async. It imports nothing of ours.
+
+pub mod money;
+pub mod violation;
+pub mod window;

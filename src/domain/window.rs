@@ -1,0 +1,1 @@
+//! Windows of whole UTC hours (R14), and which window, trigger and basis a request gets.

@@ -1,0 +1,1 @@
+//! tonic only: conversion, status, layers, server and client.

@@ -1,0 +1,26 @@
+//! `rater` turns metered LLM usage into money: it reads raw token counts from
+//! `billing_event`, prices them from a YAML pricebook, and keeps `rated_usage` exactly equal
+//! to what the latest run computed.
+//!
+//! The map, and who may import what (held by `tests/it/imports.rs`):
+//!
+//! ```text
+//! cli ──> grpc ──> service ──> store ──> domain
+//!  every arrow may also skip ahead; none points back
+//! ```
+//!
+//! - [`domain`]: pure rules, without I/O, clock or async; the plain-Rust oracle.
+//! - [`store`]: the statements, one file a table or statement; sqlx stays inside.
+//! - [`service`]: use cases, one file each: what an RPC does, without gRPC.
+//! - [`grpc`]: tonic only: conversion, status, server, client.
+//! - [`cli`]: one file a command.
+//! - [`proto`]: the generated contract, seen by `grpc` and `cli` alone.
+//!
+//! The invariants R1 to R15 are listed in ARCHITECTURE.md with the place that enforces each.
+
+pub mod cli;
+pub mod domain;
+pub mod grpc;
+pub mod proto;
+pub mod service;
+pub mod store;

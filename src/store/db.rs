@@ -1,0 +1,53 @@
+//! Connections. Two pools: one for work, and a small one for leases and heartbeats, which
+//! must not starve behind the work that they guard.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use super::Error;
+
+/// How to reach the database.
+#[derive(Debug, Clone)]
+pub struct DbOptions {
+    /// `postgres://user@host:port/database`.
+    pub url: String,
+    /// Connections for work; leases and heartbeats have a few of their own beside them.
+    pub max_connections: u32,
+    /// How long a call waits for a connection before the database counts as unavailable.
+    pub acquire_timeout: Duration,
+}
+
+/// The database.
+#[derive(Debug, Clone)]
+pub struct Db {
+    pub(super) pool: PgPool,
+    pub(super) control: PgPool,
+}
+
+impl Db {
+    /// Sets the pools up. Connects lazily: a database that is away is met by the first
+    /// statement, and one that comes back is found again without a restart.
+    pub fn new(options: &DbOptions) -> Result<Db, Error> {
+        let connect = PgConnectOptions::from_str(&options.url)?.application_name("rater");
+        Ok(Db {
+            pool: pool(options, options.max_connections).connect_lazy_with(connect.clone()),
+            control: pool(options, 4).connect_lazy_with(connect),
+        })
+    }
+}
+
+fn pool(options: &DbOptions, size: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(options.acquire_timeout)
+        // A `begin()` that is cancelled leaves its transaction open on the connection
+        // (transact-rs/sqlx#4385): the next caller's autocommitted write would be invisible.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                sqlx::query("ROLLBACK").execute(connection).await?;
+                Ok(true)
+            })
+        })
+}

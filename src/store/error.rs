@@ -1,0 +1,54 @@
+//! What can go wrong between us and the database, told apart by SQLSTATE and constraint,
+//! never by message. [`Display`](std::fmt::Display) is safe for a client; the source is for
+//! the log.
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection, a server that is starting, stopping, full or in recovery: the step in
+    /// hand was certainly not committed.
+    #[error("the database is not available; nothing of this step was committed")]
+    Unavailable(#[source] sqlx::Error),
+    /// The connection broke at COMMIT: whether it happened is unknown. Every write of ours
+    /// is safe to repeat.
+    #[error("the connection broke while committing; it is safe to repeat the call")]
+    OutcomeUnknown(#[source] sqlx::Error),
+    /// Everything else is a defect of ours.
+    #[error("internal error; the log has the details")]
+    Internal(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Error {
+        match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Error::Unavailable(error),
+            sqlx::Error::Database(db) => match db.code() {
+                Some(code) if is_unavailable(&code) => Error::Unavailable(error),
+                _ => Error::Internal(error),
+            },
+            _ => Error::Internal(error),
+        }
+    }
+}
+
+/// SQLSTATEs that say: not now. 08 connection, 40 rolled back, 53 resources (a full disk),
+/// 57 an operator or a timeout, 58 the system, 25006 a standby, 25P03 idle too long, 55P03 a
+/// lock not granted.
+fn is_unavailable(code: &str) -> bool {
+    matches!(code.get(..2), Some("08" | "40" | "53" | "57" | "58"))
+        || matches!(code, "25006" | "25P03" | "55P03")
+}
+
+/// A commit that fails on the way is neither done nor undone for sure, unless the server
+/// itself answered with an error.
+pub(crate) fn at_commit(error: sqlx::Error) -> Error {
+    match error {
+        sqlx::Error::Database(_) => error.into(),
+        _ => Error::OutcomeUnknown(error),
+    }
+}
