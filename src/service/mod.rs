@@ -1,5 +1,6 @@
 //! Use cases: what an RPC does, without gRPC. One file each.
 
 mod error;
+pub mod schema;
 
 pub use error::{Error, rfc3339};

@@ -4,6 +4,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::Error;
@@ -35,6 +36,18 @@ impl Db {
             pool: pool(options, options.max_connections).connect_lazy_with(connect.clone()),
             control: pool(options, 4).connect_lazy_with(connect),
         })
+    }
+}
+
+impl Db {
+    /// Whether the server is a standby, which would refuse every write.
+    pub async fn in_recovery(&self) -> Result<bool, Error> {
+        Ok(sqlx::query_scalar!(r#"SELECT pg_is_in_recovery() AS "r!""#).fetch_one(&self.pool).await?)
+    }
+
+    /// The database's clock, the only one that decides.
+    pub async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        Ok(sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(&self.pool).await?)
     }
 }
 

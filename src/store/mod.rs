@@ -3,6 +3,7 @@
 
 mod db;
 mod error;
+pub mod migrations;
 
 pub use db::{Db, DbOptions};
 pub use error::Error;

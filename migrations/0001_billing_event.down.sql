@@ -1,0 +1,2 @@
+-- The table, its rows and its columns stay: they are not ours to drop.
+SELECT 1;

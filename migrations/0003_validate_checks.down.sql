@@ -1,0 +1,2 @@
+-- The checks themselves go with the step that made them.
+SELECT 1;

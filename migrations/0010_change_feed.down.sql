@@ -1,0 +1,3 @@
+DROP TABLE IF EXISTS change_feed;
+DROP TABLE IF EXISTS rated_usage_change;
+DROP TABLE IF EXISTS change_batch;

@@ -1,0 +1,1 @@
+DROP TABLE IF EXISTS rater_schema;
