@@ -309,14 +309,6 @@ fn a_start_that_fails_shows_what_the_log_says() {
 }
 
 #[tokio::test]
-async fn every_test_gets_a_database_of_its_own() {
-    let (one, two) = (harness::empty_database().await, harness::database().await);
-    sqlx::query("CREATE TABLE only_here (n int)").execute(one.pool()).await.unwrap();
-    let sql = "SELECT to_regclass('only_here') IS NULL";
-    assert!(sqlx::query_scalar::<_, bool>(sql).fetch_one(two.pool()).await.unwrap());
-}
-
-#[tokio::test]
 async fn a_small_file_system_fills_up() {
     let disk = match harness::Tmpfs::mount(100) {
         Ok(disk) => disk,

@@ -4,11 +4,15 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
+use rater::service::schema;
+use rater::store::{Db, DbOptions};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Mutex, OnceCell};
 
+use super::rows::{event, insert, rated_usage};
 use super::server::shared;
 
 const TEMPLATE: &str = "rater_template";
@@ -50,9 +54,16 @@ pub async fn empty_database() -> TestDb {
     make("template1").await
 }
 
-/// Brings the template up to the current schema. It must be disconnected from the template
-/// when it returns, or that can't be copied.
-async fn migrate(_url: &str) {}
+/// Brings the template up to the current schema, and leaves it without a connection: while
+/// there is one, it can't be copied.
+async fn migrate(url: &str) {
+    let options = DbOptions { url: url.into(), max_connections: 2, acquire_timeout: Duration::from_secs(10) };
+    schema::up(&Db::new(&options).unwrap()).await.unwrap();
+    let mut connection = PgConnection::connect(&shared().url()).await.unwrap();
+    let sql = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1";
+    sqlx::query(sql).bind(TEMPLATE).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
 
 async fn make(template: &str) -> TestDb {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -96,4 +107,15 @@ fn dropper() -> &'static Sender<String> {
         });
         send
     })
+}
+
+#[tokio::test]
+async fn every_test_gets_a_database_of_its_own() {
+    let (one, two) = (database().await, empty_database().await);
+    insert(one.pool(), [event("req-1"), event("req-2").without_auth()]).await;
+    let sql = "SELECT count(*) FROM billing_event WHERE auth_id IS NULL";
+    assert_eq!(sqlx::query_scalar::<_, i64>(sql).fetch_one(one.pool()).await.unwrap(), 1);
+    assert_eq!(rated_usage(one.pool()).await, []);
+    let sql = "SELECT to_regclass('billing_event') IS NULL";
+    assert!(sqlx::query_scalar::<_, bool>(sql).fetch_one(two.pool()).await.unwrap());
 }

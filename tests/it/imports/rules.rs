@@ -106,7 +106,7 @@ fn breach(layer: &Layer, path: &Path) -> Option<String> {
         return layer
             .without
             .iter()
-            .any(|library| kept_out(library))
+            .any(kept_out)
             .then(|| format!("uses {first}; {name} does without {}", layer.without.join(", ")));
     }
     if first == "*" {
