@@ -39,7 +39,7 @@ lint: ## Format, clippy, the contract, and the dependencies where cargo-deny is 
 	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; fi
 
 deny: ## The dependencies' licences, sources and bans (`cargo install cargo-deny`)
-	cargo deny --offline check bans licenses sources
+	cargo deny --locked check bans licenses sources
 
 prepare: setup ## Check every SQL statement against the schema, and refresh .sqlx
 	@scripts/prepare.sh
