@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Refreshes .sqlx, what the statements' types were checked against: the macros write it
 # themselves when they find a database and SQLX_OFFLINE_DIR. The server is started by hand,
-# since our own code does not compile while .sqlx is stale.
+# since our own code does not compile while .sqlx is stale. `prepare.sh check` fails when what
+# is committed is not what came out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# shellcheck disable=SC2012 # version numbers
-bin=$(ls -d /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql@*/bin \
-    /usr/local/opt/postgresql@*/bin 2>/dev/null | sort -V | tail -n 1)
-bin=${bin:-$(dirname "$(command -v postgres)")}
+# shellcheck source=scripts/postgres-bin.sh
+. scripts/postgres-bin.sh
+bin=$(postgres_bin)
 dir=$(mktemp -d)
 server=
 
@@ -49,3 +49,8 @@ mkdir -p .sqlx
 rm -f .sqlx/query-*.json
 find "$dir/sqlx" -name '*.json' -exec cp {} .sqlx/ \;
 echo "$(find .sqlx -name '*.json' | wc -l | tr -d ' ') statements in .sqlx"
+if [[ ${1:-} == check && -n $(git status --porcelain .sqlx) ]]; then
+    git status --short .sqlx >&2
+    echo '.sqlx is stale: run `make prepare` and commit it' >&2
+    exit 1
+fi

@@ -2,20 +2,13 @@
 # Installs what is missing to build and test, on Debian and Ubuntu; elsewhere it says what to
 # install. Silent and quick when nothing is missing. `setup.sh lint` also looks for npx.
 set -euo pipefail
+# shellcheck source=scripts/postgres-bin.sh
+. "$(dirname "$0")/postgres-bin.sh"
 
 have() { command -v "$1" >/dev/null 2>&1; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }
 
-# The places where `rater --embedded-postgres` looks, too.
-have_postgres() {
-    local bin
-    have initdb && have postgres && have pg_ctl && return
-    for bin in /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql@*/bin \
-        /usr/local/opt/postgresql@*/bin /home/linuxbrew/.linuxbrew/opt/postgresql@*/bin; do
-        [[ -x $bin/initdb && -x $bin/postgres ]] && return
-    done
-    return 1
-}
+have_postgres() { postgres_bin >/dev/null; }
 
 # The C library's headers come with no compiler of their own on Debian.
 have_cc() { printf '#include <stdlib.h>\n' | cc -E - >/dev/null 2>&1; }
