@@ -29,7 +29,9 @@ use crate::domain::money::Rate;
 use book::Book;
 pub use diagnostic::{Diagnostic, DiagnosticSeverity, MAX_DIAGNOSTICS};
 use diagnostic::{Path, Place, Report};
-pub use yaml::MAX_BYTES;
+
+/// The largest pricebook, in bytes: 1 MiB.
+pub const MAX_BYTES: usize = 1 << 20;
 
 /// A valid pricebook. Immutable; share it in an `Arc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +123,9 @@ pub struct RateRow {
 
 /// Checks a pricebook.
 pub fn parse(yaml: &str) -> Parsed {
+    if yaml.len() > MAX_BYTES {
+        return too_large();
+    }
     let mut report = Report::default();
     // A byte order mark is no content; `yaml()` keeps it.
     let book = parse::book(yaml.strip_prefix('\u{feff}').unwrap_or(yaml), &mut report);
@@ -130,14 +135,28 @@ pub fn parse(yaml: &str) -> Parsed {
 
 /// Checks a pricebook that may not even be text.
 pub fn parse_bytes(bytes: &[u8]) -> Parsed {
-    let error = match std::str::from_utf8(bytes) {
-        Ok(yaml) => return parse(yaml),
-        Err(error) => error,
-    };
+    // First: a reader that stops behind the limit may have cut a character in two.
+    if bytes.len() > MAX_BYTES {
+        return too_large();
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(yaml) => parse(yaml),
+        Err(error) => {
+            let good = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+            let message = "this byte is not UTF-8; save the pricebook as UTF-8 text";
+            unread("invalid_utf8", Place::after(good), message)
+        }
+    }
+}
+
+fn too_large() -> Parsed {
+    unread("too_large", Place::START, "a pricebook has at most 1048576 bytes (1 MiB); this has more")
+}
+
+/// Refused before anything in it was read.
+fn unread(code: &'static str, at: Place, message: &str) -> Parsed {
     let mut report = Report::default();
-    let good = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
-    let message = "this byte is not UTF-8; save the pricebook as UTF-8 text";
-    report.error("invalid_utf8", Place::after(good), &Path::Root, message);
+    report.error(code, at, &Path::Root, message);
     Parsed { book: None, diagnostics: report.finish() }
 }
 

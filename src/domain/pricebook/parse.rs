@@ -83,7 +83,7 @@ impl Check<'_> {
         match self.integer(version.node, &path) {
             None | Some(VERSION) => {}
             Some(_) => {
-                let message = format_args!("an unknown version; this is rater for version {VERSION}");
+                let message = format_args!("an unknown version of the format; write version: {VERSION}");
                 self.report.error("unknown_version", version.node.place, &path, message);
             }
         }

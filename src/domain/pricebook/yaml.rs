@@ -14,12 +14,10 @@ use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, StrI
 
 use super::diagnostic::{Path, Place, Report, Shown, count};
 
-/// The largest pricebook, in bytes.
-pub const MAX_BYTES: usize = 1 << 20;
 /// The deepest nesting of mappings and lists.
 const MAX_DEPTH: usize = 16;
 /// The most nodes. A pricebook spends at least 5 bytes on each, so that a legitimate one
-/// meets [`MAX_BYTES`] first; one made of brackets doesn't.
+/// meets [`super::MAX_BYTES`] first; one made of brackets doesn't.
 const MAX_NODES: usize = 1 << 18;
 
 /// One value of the document.
@@ -74,12 +72,6 @@ fn is_null(plain: &str) -> bool {
 /// Reads the one document of `text`. `None` when there is nothing to check further; what is
 /// wrong is in the report.
 pub(super) fn read<'a>(text: &'a str, report: &mut Report) -> Option<Node<'a>> {
-    if text.len() > MAX_BYTES {
-        let message =
-            format_args!("the pricebook has {} bytes; at most {MAX_BYTES} (1 MiB) are read", text.len());
-        report.stop("too_large", Place::START, &Path::Root, message);
-        return None;
-    }
     let options = granit_parser::options! {
         disallow_directives: true,
         emit_anchor_events: true,

@@ -115,6 +115,8 @@ fn more_than_a_mebibyte_is_refused() {
     let padded = |size: usize| format!("{BOOK}#{}", "x".repeat(size - BOOK.len() - 1));
     finds(&padded(MAX_BYTES), &[]);
     finds(&padded(MAX_BYTES + 1), &["1:1 too_large"]);
+    let cut = ["x".repeat(MAX_BYTES).as_bytes(), b"\xc3"].concat();
+    assert_eq!(parse_bytes(&cut).diagnostics[0].code, "too_large");
     assert_eq!(parse_bytes(padded(MAX_BYTES + 1).as_bytes()).diagnostics[0].code, "too_large");
 }
 
