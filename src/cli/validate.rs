@@ -80,9 +80,7 @@ struct Json<'d> {
 fn print(file: &str, output: Output, diagnostics: &[Diagnostic], out: &mut impl Write) -> io::Result<()> {
     for d in diagnostics {
         match output {
-            Output::Text => {
-                writeln!(out, "{file}:{}:{}: {}: {} [{}]", d.line, d.column, d.severity, d.message, d.code)?;
-            }
+            Output::Text => writeln!(out, "{file}:{d}")?,
             Output::Json => {
                 let severity = match d.severity {
                     DiagnosticSeverity::Warning => "SEVERITY_WARNING",

@@ -58,7 +58,9 @@ impl Check<'_> {
         if entries.len() < items.len() {
             return None;
         }
-        Some((Timeline::new(entries)?, places))
+        let timeline = Timeline::new(entries);
+        debug_assert!(timeline.is_some(), "what is out of order has been reported");
+        Some((timeline?, places))
     }
 
     /// When an entry starts; `None` is "reported", and an inner `None` is the beginning.

@@ -47,6 +47,14 @@ pub struct Diagnostic {
     pub column: u32,
 }
 
+/// `LINE:COLUMN: severity: message [code]`, to stand behind a file's name and a colon.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diagnostic { severity, code, message, line, column, .. } = self;
+        write!(f, "{line}:{column}: {severity}: {message} [{code}]")
+    }
+}
+
 /// A place in the text: line and column, both from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {

@@ -127,8 +127,7 @@ pub fn parse(yaml: &str) -> Parsed {
         return too_large();
     }
     let mut report = Report::default();
-    // A byte order mark is no content; `yaml()` keeps it.
-    let book = parse::book(yaml.strip_prefix('\u{feff}').unwrap_or(yaml), &mut report);
+    let book = parse::book(yaml, &mut report);
     let book = book.map(|book| Pricebook { digest: digest::digest(&book), book, yaml: yaml.to_owned() });
     Parsed { book, diagnostics: report.finish() }
 }

@@ -232,6 +232,25 @@ fn changes_are_what_is_in_force_before_and_after() {
 }
 
 #[test]
+fn the_same_change_is_said_once() {
+    let cheaper = DATED.replace("always: {prompt: \"1\"", "always: {prompt: \"5\"");
+    let split = |yaml: &str| {
+        yaml.replace(
+            "fine_tune_premium:\n",
+            "fine_tune_premium:\n  - {policy: multiplier, factor: \"1\"}\n  - {effective_from: 2026-01-01T00:00:00Z, policy: identity}\n",
+        )
+    };
+    let once = [
+        "always 1 > always 5",
+        "ft:always 1 > ft:always 5",
+        "ft:always 10 > ft:always 50",
+        "ft:always 1.5 > ft:always 5.5",
+    ];
+    assert_eq!(changes(DATED, &cheaper), once);
+    assert_eq!(changes(&split(DATED), &split(&cheaper)), once);
+}
+
+#[test]
 fn another_base_model_at_the_same_rate_is_a_change() {
     let book = |base: &str| {
         let rate = "{prompt: \"1\", cached: \"0\", completion: \"0\"}";
