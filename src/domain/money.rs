@@ -37,6 +37,10 @@ impl Rate {
     /// A deliberate free rate.
     pub const ZERO: Rate = Rate(Decimal::ZERO);
 
+    /// The first rate that is too high to be one: 1,000 a token. Below it, a rate at
+    /// [`MAX_SCALE`] has at most 15 digits, which every `Decimal` and `numeric` keeps.
+    pub const LIMIT: Rate = Rate(Decimal::ONE_THOUSAND);
+
     /// Takes a plain fixed-point decimal: digits, and at most one point with digits on both
     /// sides. No sign, exponent, blank or grouping.
     pub fn parse(text: &str) -> Result<Rate, MoneyError> {
@@ -50,7 +54,11 @@ impl Rate {
             true => text.trim_end_matches('0').trim_end_matches('.'),
             false => text,
         };
-        exact(canonical).map(Rate)
+        exact(canonical).map(Rate).map_err(|_| match whole.trim_start_matches('0').len() {
+            // 28 digits always fit; more of them before the point are too many by themselves.
+            0..=28 => MoneyError::TooPrecise,
+            _ => MoneyError::Overflow,
+        })
     }
 
     /// This rate times a plain factor, exact or refused: `checked_mul` alone would round
@@ -169,6 +177,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_exactly_is_refused_and_never_rounded() {
         assert_eq!(Rate::parse("0.00000000000000000000000000001"), Err(MoneyError::TooPrecise));
+        assert_eq!(Rate::parse("9234567890.1234567890123456789"), Err(MoneyError::TooPrecise));
+        assert_eq!(Rate::parse("79228162514264337593543950336"), Err(MoneyError::Overflow));
+        assert_eq!(Rate::parse(&"9".repeat(1 << 20)), Err(MoneyError::Overflow));
         let tiny = rate("0.0000000000000000000000000001");
         assert_eq!(tiny.times(tiny), Err(MoneyError::TooPrecise));
         assert_eq!(rate("79228162514264337593543950335").plus(rate("1")), Err(MoneyError::Overflow));
