@@ -1,9 +1,17 @@
 //! The database: sqlx stays inside this folder. One file a table or statement; the long
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
+mod chunk;
 mod db;
 mod error;
+mod lease;
 pub mod migrations;
+mod rated_usage;
+mod run;
 
+pub use chunk::{Chunk, Rules};
 pub use db::{Db, DbOptions};
 pub use error::Error;
+pub use lease::{Holder, Lease};
+pub use rated_usage::{UsageFilter, UsageKey, UsageRow};
+pub use run::{Begun, Known, NewRun, RunRecord};
