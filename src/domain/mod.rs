@@ -1,5 +1,6 @@
 //! The rules of rating, pure: no I/O, no clock, no async. It imports nothing of ours.
 
+pub mod event;
 pub mod money;
 pub mod violation;
 pub mod window;

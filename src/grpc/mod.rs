@@ -1,1 +1,5 @@
 //! tonic only: conversion, status, layers, server and client.
+
+pub mod convert;
+pub mod events;
+pub mod status;

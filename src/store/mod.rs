@@ -2,8 +2,11 @@
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
 mod db;
+mod detached;
 mod error;
+pub mod events;
 pub mod migrations;
 
 pub use db::{Db, DbOptions};
+pub use detached::detached;
 pub use error::Error;
