@@ -1,0 +1,172 @@
+//! Batches that meet other writers.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use rater::domain::event::RawEvent;
+use sqlx::PgConnection;
+use tokio::task::JoinHandle;
+
+use super::{Fixture, done, fixture, rejected};
+
+async fn insert(connection: &mut PgConnection, id: &str, prompt_tokens: i32) {
+    sqlx::query("INSERT INTO billing_event (request_id, prompt_tokens) VALUES ($1, $2)")
+        .bind(id)
+        .bind(prompt_tokens)
+        .execute(connection)
+        .await
+        .unwrap();
+}
+
+/// Waits until a statement of ours on `table` waits for a lock.
+async fn until_blocked(f: &Fixture, by: i32) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let blocked: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))",
+        )
+        .bind(by)
+        .fetch_one(&f.other)
+        .await
+        .unwrap();
+        if blocked > 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "nothing waits for {by}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn backend(connection: &mut PgConnection) -> i32 {
+    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await.unwrap()
+}
+
+fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(work)
+}
+
+#[tokio::test]
+async fn a_writer_that_commits_meanwhile_is_seen_by_the_comparison() {
+    let f = fixture().await;
+    let mut writer = f.other.begin().await.unwrap();
+    let pid = backend(&mut writer).await;
+    insert(&mut writer, &f.id("same"), 7).await;
+    insert(&mut writer, &f.id("other"), 8).await;
+    let event = |name| RawEvent { request_id: f.id(name), prompt_tokens: 7, ..RawEvent::default() };
+    let (intake, batch) = (f.intake.clone(), vec![event("new"), event("other"), event("same")]);
+    let ours = spawn(async move { intake.record(batch, true).await });
+    until_blocked(&f, pid).await;
+    writer.commit().await.unwrap();
+    let recorded = ours.await.unwrap().unwrap();
+    assert_eq!((recorded.stored, recorded.duplicates), (1, 1));
+    assert_eq!(rejected(&recorded), [(1, "request_id", "EVENT_CONFLICT")]);
+}
+
+#[tokio::test]
+async fn a_writer_that_rolls_back_meanwhile_leaves_the_event_to_us() {
+    let f = fixture().await;
+    let mut writer = f.other.begin().await.unwrap();
+    let pid = backend(&mut writer).await;
+    insert(&mut writer, &f.id("a"), 7).await;
+    let (intake, batch) = (f.intake.clone(), vec![f.event("a")]);
+    let ours = spawn(async move { intake.record(batch, false).await });
+    until_blocked(&f, pid).await;
+    writer.rollback().await.unwrap();
+    assert_eq!(ours.await.unwrap().unwrap(), done(1, 0));
+}
+
+/// The insert meets "a" and then waits at "b"; meanwhile "a" is deleted, so that the
+/// comparison finds nothing under an id that was not inserted.
+#[tokio::test]
+async fn a_row_deleted_between_the_statements_is_stored_by_another_try() {
+    let f = fixture().await;
+    f.record(&[f.event("a")]).await.unwrap();
+    let mut writer = f.other.begin().await.unwrap();
+    let pid = backend(&mut writer).await;
+    insert(&mut writer, &f.id("b"), 7).await;
+    let (intake, batch) = (f.intake.clone(), vec![f.event("b"), f.event("a")]);
+    let ours = spawn(async move { intake.record(batch, false).await });
+    until_blocked(&f, pid).await;
+    sqlx::query("DELETE FROM billing_event WHERE request_id = $1")
+        .bind(f.id("a"))
+        .execute(&f.other)
+        .await
+        .unwrap();
+    writer.rollback().await.unwrap();
+    // The first try inserted "b" and was rolled back as a whole.
+    assert_eq!(ours.await.unwrap().unwrap(), done(2, 0));
+    assert_eq!(f.count().await, 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_does_not_stop_the_write() {
+    let f = fixture().await;
+    let mut writer = f.other.begin().await.unwrap();
+    let pid = backend(&mut writer).await;
+    insert(&mut writer, &f.id("b"), 7).await;
+    let (intake, batch) = (f.intake.clone(), vec![f.event("a"), f.event("b")]);
+    let ours = spawn(async move { intake.record(batch, false).await });
+    until_blocked(&f, pid).await;
+    ours.abort();
+    assert!(ours.await.unwrap_err().is_cancelled());
+    writer.rollback().await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while f.count().await < 2 {
+        assert!(Instant::now() < deadline, "the write was dropped half-way");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Random overlapping batches, each in an order of its own, from as many writers as there is
+/// room for: none fails (a deadlock would, in the end), and each id is stored exactly once.
+#[tokio::test(flavor = "multi_thread")]
+async fn overlapping_batches_in_any_order_store_each_event_once() {
+    let f = fixture().await;
+    let until = Instant::now() + super::soak(Duration::from_secs(3));
+    let deadlocks = deadlocks(&f).await;
+    let writers: Vec<_> = (0..12u64)
+        .map(|writer| {
+            let f = Fixture { intake: f.intake.clone(), other: f.other.clone(), prefix: f.prefix.clone() };
+            spawn(async move {
+                let mut random = super::Random(writer + 1);
+                let (mut stored, mut duplicates, mut sent) = (0, 0, HashSet::new());
+                for round in 0u64.. {
+                    if Instant::now() >= until {
+                        break;
+                    }
+                    // A range that all writers move through, in one of many orders.
+                    let mut ids: Vec<u64> = (0..60).map(|i| round * 20 + i).collect();
+                    random.shuffle(&mut ids);
+                    ids.truncate(40);
+                    sent.extend(ids.iter().copied());
+                    let batch: Vec<RawEvent> = ids.iter().map(|id| f.event(&id.to_string())).collect();
+                    let recorded = f.record(&batch).await.expect("no conflict, no deadlock");
+                    stored += recorded.stored;
+                    duplicates += recorded.duplicates;
+                    assert_eq!(recorded.stored + recorded.duplicates, 40);
+                }
+                (stored, duplicates, sent)
+            })
+        })
+        .collect();
+    let (mut stored, mut duplicates, mut sent) = (0, 0, HashSet::new());
+    for writer in writers {
+        let (s, d, ids) = writer.await.unwrap();
+        stored += s;
+        duplicates += d;
+        sent.extend(ids);
+    }
+    assert!(duplicates > stored, "the batches overlap: {stored} stored, {duplicates} duplicates");
+    assert_eq!(stored, f.count().await, "each stored event was reported once");
+    assert_eq!(stored, i64::try_from(sent.len()).unwrap(), "each id was stored");
+    assert_eq!(self::deadlocks(&f).await, deadlocks, "a deadlock that a second try hid");
+}
+
+async fn deadlocks(f: &Fixture) -> i64 {
+    // Backends report within a second.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    sqlx::query_scalar("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        .fetch_one(&f.other)
+        .await
+        .unwrap()
+}
