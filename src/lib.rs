@@ -20,6 +20,7 @@
 
 pub mod cli;
 pub mod domain;
+pub mod embedded_postgres;
 pub mod grpc;
 pub mod proto;
 pub mod service;

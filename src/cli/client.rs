@@ -1,12 +1,9 @@
 //! What the client commands share: where the service is, and how to print.
 
-use std::error::Error;
 use std::path::PathBuf;
-use std::time::Duration;
-
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use super::output::{Format, printable};
+use crate::grpc::client::{Channel, ConnectError, Server, connect};
 
 /// The options of every client command.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,52 +24,20 @@ impl ClientOptions {
     /// starts; later it reconnects by itself. An error is one line: what is wrong with which
     /// URL, and what to do.
     pub async fn channel(&self) -> Result<Channel, String> {
-        let server = printable(&self.server);
-        let endpoint = self.endpoint().map_err(|what| format!("--server {server}: {what}"))?;
-        endpoint.connect().await.map_err(|error| {
-            let cause = printable(&root_cause(&error).to_string());
-            format!(
-                "can't reach {server}: {cause}; start the service with `rater serve`, or say where it is with \
-                 --server or RATER_SERVER"
-            )
-        })
-    }
-
-    fn endpoint(&self) -> Result<Endpoint, String> {
-        let tls = self.server.starts_with("https://");
-        if !tls && !self.server.starts_with("http://") {
-            return Err("begins with neither http:// nor https://; write http://HOST:PORT".into());
-        }
-        let mut endpoint = Endpoint::from_shared(self.server.clone())
-            .map_err(|error| format!("is no URL ({}); write http://HOST:PORT", root_cause(&error)))?
-            .user_agent(concat!("rater/", env!("CARGO_PKG_VERSION")))
-            .map_err(|error| error.to_string())?
-            .connect_timeout(Duration::from_secs(5))
-            // A call may take minutes; a connection that died silently must not.
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10));
-        if tls {
-            endpoint = endpoint.tls_config(self.tls()?).map_err(|error| root_cause(&error).to_string())?;
-        }
-        Ok(endpoint)
-    }
-
-    fn tls(&self) -> Result<ClientTlsConfig, String> {
-        let Some(path) = &self.tls_ca else {
-            return Err("https needs --tls-ca or RATER_TLS_CA: the PEM file of the server's authority".into());
+        let server = Server { url: self.server.clone(), tls_ca: self.tls_ca.clone() };
+        let error = match connect(&server).await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => error,
         };
-        let pem = std::fs::read(path).map_err(|error| format!("--tls-ca {}: {error}", path.display()))?;
-        Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+        Err(printable(&match error {
+            ConnectError::Misconfigured(what) => format!("--server {}: {what}", self.server),
+            ConnectError::Unreachable(what) => format!(
+                "can't reach {}: {what}; start the service with `rater serve`, or say where it is with --server \
+                 or RATER_SERVER",
+                self.server
+            ),
+        }))
     }
-}
-
-/// The innermost error, which says what happened; the outer ones say "transport error".
-fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::domain::violation::Violation;
-use crate::service::Error;
-use crate::store;
+use crate::service::{Error, StoreError};
 
 /// The most violations in one status: its details travel in trailers, which clients cap.
 const MAX_VIOLATIONS: usize = 50;
@@ -25,9 +24,9 @@ pub fn status(error: Error) -> Status {
         }
         Error::Unimplemented(_) => (Code::Unimplemented, ErrorDetails::new()),
         Error::Overloaded => (Code::ResourceExhausted, retry("OVERLOADED")),
-        Error::Store(store::Error::Unavailable(_)) => (Code::Unavailable, retry("DATABASE_UNAVAILABLE")),
-        Error::Store(store::Error::OutcomeUnknown(_)) => (Code::Unavailable, retry("OUTCOME_UNKNOWN")),
-        Error::Store(store::Error::Internal(_)) => (Code::Internal, ErrorDetails::new()),
+        Error::Store(StoreError::Unavailable(_)) => (Code::Unavailable, retry("DATABASE_UNAVAILABLE")),
+        Error::Store(StoreError::OutcomeUnknown(_)) => (Code::Unavailable, retry("OUTCOME_UNKNOWN")),
+        Error::Store(StoreError::Internal(_)) => (Code::Internal, ErrorDetails::new()),
     };
     Status::with_error_details(code, message, details)
 }

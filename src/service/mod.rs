@@ -5,3 +5,5 @@ pub mod record_events;
 pub mod schema;
 
 pub use error::{Error, rfc3339};
+
+pub use crate::store::Error as StoreError;

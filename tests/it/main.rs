@@ -1,4 +1,8 @@
-//! One binary for all integration tests; a module a promise.
-#![allow(clippy::unwrap_used)]
+//! The promises of `rater`, a module each, against a real PostgreSQL and the real binary.
 
+#![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
+
+mod embedded;
 mod events;
+mod harness;
+mod imports;

@@ -6,7 +6,6 @@
 
 mod input;
 mod refusal;
-mod send;
 
 use std::fs::File;
 use std::io::Write;
@@ -16,13 +15,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, BufReader};
-use tonic::Status;
-use tonic::transport::Channel;
 
 use self::input::{Batch, Input, InputError};
-use self::send::Sender;
 use super::client::ClientOptions;
 use super::output::{Format, csv, json_line, printable, table};
+use crate::grpc::client::events::EventSender;
+use crate::grpc::client::{Channel, Failure};
 use crate::proto::{RecordEventsRequest, RecordEventsResponse};
 
 /// Metered events
@@ -117,7 +115,7 @@ impl Send {
             keep_rejected: self.client.output == Format::Json,
             err,
         };
-        let complete = sending.all(self, Input::new(input)?, Sender::new(channel, self.retry_for)).await;
+        let complete = sending.all(self, Input::new(input)?, EventSender::new(channel, self.retry_for)).await;
         let text = summary(self.client.output, &sending.totals, sending.rejected)?;
         // Nobody reads it any more: the exit code still tells.
         let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok();
@@ -143,7 +141,7 @@ impl<W: Write> Sending<'_, W> {
         &mut self,
         options: &Send,
         mut input: Input<impl AsyncBufRead + Unpin>,
-        mut sender: Sender,
+        mut sender: EventSender,
     ) -> bool {
         let mut before = 0;
         loop {
@@ -156,11 +154,11 @@ impl<W: Write> Sending<'_, W> {
                 }
             };
             let request = RecordEventsRequest { events, skip_invalid: options.skip_invalid };
-            let retry = |status: &Status| self.say(&retry_notice(status, options.retry_for));
+            let retry = |failure: &Failure| self.say(&retry_notice(failure, options.retry_for));
             match sender.send(request, retry).await {
                 Ok(response) => self.done(response, before, &lines),
-                Err(status) => {
-                    self.refused(&status, &lines, options.skip_invalid);
+                Err(failure) => {
+                    self.refused(&failure, &lines, options.skip_invalid);
                     return false;
                 }
             }
@@ -192,9 +190,9 @@ impl<W: Write> Sending<'_, W> {
         self.say(&format!("{}:{}: {}; {stored}", self.name, error.line, error.what));
     }
 
-    fn refused(&mut self, status: &Status, lines: &[u64], skip_invalid: bool) {
+    fn refused(&mut self, failure: &Failure, lines: &[u64], skip_invalid: bool) {
         let stored = self.stored_so_far();
-        for line in refusal::explain(self.name, status, lines, skip_invalid, &stored) {
+        for line in refusal::explain(self.name, failure, lines, skip_invalid, &stored) {
             self.say(&line);
         }
     }
@@ -214,8 +212,8 @@ impl<W: Write> Sending<'_, W> {
     }
 }
 
-fn retry_notice(status: &Status, retry_for: Duration) -> String {
-    format!("{}; trying again for up to {}s", refusal::describe(status), retry_for.as_secs())
+fn retry_notice(failure: &Failure, retry_for: Duration) -> String {
+    format!("{failure}; trying again for up to {}s", retry_for.as_secs())
 }
 
 /// The totals, as they are printed.

@@ -1,44 +1,32 @@
 //! A refused batch in the words of the input: lines instead of indices.
 
-use tonic::Status;
-use tonic_types::StatusExt;
-
-/// What the service said, in one line.
-pub fn describe(status: &Status) -> String {
-    // `UNAVAILABLE`, as the protocol writes it.
-    let code = format!("{:?}", status.code());
-    let code = code.chars().fold(String::new(), |mut name, c| {
-        if c.is_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.extend(c.to_uppercase());
-        name
-    });
-    if status.message().is_empty() { code } else { format!("{code}: {}", status.message()) }
-}
+use crate::grpc::client::Failure;
 
 /// The lines to print: one for each field that the service named, and what to do.
-pub fn explain(name: &str, status: &Status, lines: &[u64], skip_invalid: bool, stored: &str) -> Vec<String> {
-    let violations =
-        status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
-    let mut explained: Vec<String> = violations
-        .iter()
-        .map(|violation| match place(&violation.field, lines) {
-            Some((line, field)) => format!("{name}:{line}: {field}: {}", violation.description),
-            None => format!("{name}: {}: {}", violation.field, violation.description),
+pub fn explain(
+    name: &str,
+    failure: &Failure,
+    lines: &[u64],
+    skip_invalid: bool,
+    stored: &str,
+) -> Vec<String> {
+    let fields = failure.violations.iter();
+    let mut explained: Vec<String> = fields
+        .map(|(field, what)| match place(field, lines) {
+            Some((line, field)) => format!("{name}:{line}: {field}: {what}"),
+            None => format!("{name}: {field}: {what}"),
         })
         .collect();
-    let what = if skip_invalid || explained.is_empty() {
-        String::new()
-    } else {
-        "fix these, or leave them out with --skip-invalid; ".to_string()
+    let advice = match skip_invalid || explained.is_empty() {
+        true => "",
+        false => "fix these, or leave them out with --skip-invalid; ",
     };
     let span = match lines {
         [] => String::new(),
         [only] => format!(":{only}"),
         [first, .., last] => format!(":{first}-{last}"),
     };
-    explained.push(format!("{name}{span}: the batch was refused: {}; {what}{stored}", describe(status)));
+    explained.push(format!("{name}{span}: the batch was not stored: {failure}; {advice}{stored}"));
     explained
 }
 

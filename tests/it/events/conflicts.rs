@@ -76,12 +76,12 @@ async fn empty_text_and_a_missing_aborted_of_other_writers_compare_as_ours() {
         VALUES ($1, '', '', '', '', '', '', '', '', '', '', NULL), ($2, NULL, '', NULL, '', NULL, '',
             NULL, '', NULL, '', false)",
     )
-    .bind(f.id("a"))
-    .bind(f.id("b"))
-    .execute(&f.other)
+    .bind("a")
+    .bind("b")
+    .execute(f.other())
     .await
     .unwrap();
-    let event = |name| RawEvent { request_id: f.id(name), ..RawEvent::default() };
+    let event = |name: &str| RawEvent { request_id: name.into(), ..RawEvent::default() };
     assert_eq!(f.record(&[event("a"), event("b")]).await.unwrap(), done(0, 2));
     let aborted = RawEvent { aborted: true, ..event("a") };
     assert_eq!(violations(f.record(&[aborted]).await), [("events[0].request_id".into(), "EVENT_CONFLICT")]);
@@ -93,8 +93,8 @@ async fn rows_that_others_stored_beyond_our_ranges_conflict_and_do_no_harm() {
     sqlx::query(
         "INSERT INTO billing_event (request_id, event_ts, prompt_tokens) VALUES ($1, 'infinity', -5)",
     )
-    .bind(f.id("a"))
-    .execute(&f.other)
+    .bind("a")
+    .execute(f.other())
     .await
     .unwrap();
     let recorded = f.record_skipping(&[f.event("a"), f.event("b")]).await.unwrap();

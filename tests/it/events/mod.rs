@@ -4,43 +4,40 @@ use std::time::Duration;
 
 use rater::domain::event::RawEvent;
 use rater::service::Error;
-use rater::service::record_events::{EventIntake, Recorded};
+use rater::service::record_events::{DEFAULT_MAX_BATCHES, EventIntake, Recorded};
 use rater::store::{Db, DbOptions};
 use sqlx::PgPool;
+
+use crate::harness::{self, TestDb};
 
 mod conflicts;
 mod content;
 mod model;
 mod races;
 
-/// A database with our schema, an intake over it, and another writer beside it.
+/// A database, an intake over it, and another writer beside it.
 pub struct Fixture {
     pub intake: EventIntake,
-    pub other: PgPool,
-    /// Before each id, so that tests can share a database.
-    prefix: String,
+    db: TestDb,
 }
 
 pub async fn fixture() -> Fixture {
-    let url = std::env::var("DATABASE_URL").expect("DATABASE_URL names a migrated database");
+    let db = harness::database().await;
     let options =
-        DbOptions { url: url.clone(), max_connections: 16, acquire_timeout: Duration::from_secs(10) };
-    Fixture {
-        intake: EventIntake::new(Db::new(&options).unwrap(), 32),
-        other: PgPool::connect(&url).await.unwrap(),
-        prefix: uuid::Uuid::new_v4().simple().to_string(),
-    }
+        DbOptions { url: db.url.clone(), max_connections: 16, acquire_timeout: Duration::from_secs(10) };
+    Fixture { intake: EventIntake::new(Db::new(&options).unwrap(), DEFAULT_MAX_BATCHES), db }
 }
 
 impl Fixture {
-    pub fn id(&self, name: &str) -> String {
-        format!("{}-{name}", self.prefix)
+    /// The other writer's connections.
+    pub fn other(&self) -> &PgPool {
+        self.db.pool()
     }
 
     /// An event of some content.
     pub fn event(&self, name: &str) -> RawEvent {
         RawEvent {
-            request_id: self.id(name),
+            request_id: name.into(),
             auth_id: "acme".into(),
             resource_id: "team".into(),
             model: "acme/large".into(),
@@ -60,19 +57,15 @@ impl Fixture {
         self.intake.record(events.to_vec(), true).await
     }
 
-    /// How many events of this test are stored.
+    /// How many events are stored.
     pub async fn count(&self) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM billing_event WHERE starts_with(request_id, $1)")
-            .bind(&self.prefix)
-            .fetch_one(&self.other)
-            .await
-            .unwrap()
+        sqlx::query_scalar("SELECT count(*) FROM billing_event").fetch_one(self.other()).await.unwrap()
     }
 
     pub async fn prompt_tokens(&self, name: &str) -> i32 {
         sqlx::query_scalar("SELECT prompt_tokens FROM billing_event WHERE request_id = $1")
-            .bind(self.id(name))
-            .fetch_one(&self.other)
+            .bind(name)
+            .fetch_one(self.other())
             .await
             .unwrap()
     }
@@ -95,11 +88,6 @@ pub fn violations(result: Result<Recorded, Error>) -> Vec<(String, &'static str)
         }
         other => panic!("not a refusal: {other:?}"),
     }
-}
-
-/// `normally`, or with RATER_SOAK set twenty times as long.
-pub fn soak(normally: Duration) -> Duration {
-    if std::env::var_os("RATER_SOAK").is_some() { normally * 20 } else { normally }
 }
 
 /// Repeatable random numbers (xorshift64*); the seed is not 0.

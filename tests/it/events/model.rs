@@ -7,6 +7,7 @@ use rater::service::Error;
 use rater::service::record_events::Recorded;
 
 use super::{Fixture, Random, fixture};
+use crate::harness::soak;
 
 /// What is stored, and the rules in as few words as there are.
 #[derive(Default, Clone)]
@@ -105,7 +106,7 @@ async fn by_another_writer(f: &Fixture, case: u64, model: &mut Model, random: &m
     .bind(event.completion_tokens)
     .bind(event.event_time)
     .bind((random.below(2) == 0).then_some(false))
-    .execute(&f.other)
+    .execute(f.other())
     .await
     .unwrap();
     model.stored.insert(event.request_id.clone(), event);
@@ -115,7 +116,7 @@ async fn by_another_writer(f: &Fixture, case: u64, model: &mut Model, random: &m
 async fn random_batches_agree_with_a_plain_model() {
     let f = fixture().await;
     let seed = std::env::var("RATER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_260_601);
-    let cases = if std::env::var_os("RATER_SOAK").is_some() { 3_000 } else { 60 };
+    let cases = if soak() { 3_000 } else { 60 };
     let mut random = Random(seed);
     let mut all = Model::default();
     for case in 0..cases {

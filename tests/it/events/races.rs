@@ -1,13 +1,15 @@
 //! Batches that meet other writers.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rater::domain::event::RawEvent;
 use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 
-use super::{Fixture, done, fixture, rejected};
+use super::{Fixture, Random, done, fixture, rejected};
+use crate::harness::soak;
 
 async fn insert(connection: &mut PgConnection, id: &str, prompt_tokens: i32) {
     sqlx::query("INSERT INTO billing_event (request_id, prompt_tokens) VALUES ($1, $2)")
@@ -26,7 +28,7 @@ async fn until_blocked(f: &Fixture, by: i32) {
             "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))",
         )
         .bind(by)
-        .fetch_one(&f.other)
+        .fetch_one(f.other())
         .await
         .unwrap();
         if blocked > 0 {
@@ -48,11 +50,11 @@ fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> J
 #[tokio::test]
 async fn a_writer_that_commits_meanwhile_is_seen_by_the_comparison() {
     let f = fixture().await;
-    let mut writer = f.other.begin().await.unwrap();
+    let mut writer = f.other().begin().await.unwrap();
     let pid = backend(&mut writer).await;
-    insert(&mut writer, &f.id("same"), 7).await;
-    insert(&mut writer, &f.id("other"), 8).await;
-    let event = |name| RawEvent { request_id: f.id(name), prompt_tokens: 7, ..RawEvent::default() };
+    insert(&mut writer, "same", 7).await;
+    insert(&mut writer, "other", 8).await;
+    let event = |name: &str| RawEvent { request_id: name.into(), prompt_tokens: 7, ..RawEvent::default() };
     let (intake, batch) = (f.intake.clone(), vec![event("new"), event("other"), event("same")]);
     let ours = spawn(async move { intake.record(batch, true).await });
     until_blocked(&f, pid).await;
@@ -65,9 +67,9 @@ async fn a_writer_that_commits_meanwhile_is_seen_by_the_comparison() {
 #[tokio::test]
 async fn a_writer_that_rolls_back_meanwhile_leaves_the_event_to_us() {
     let f = fixture().await;
-    let mut writer = f.other.begin().await.unwrap();
+    let mut writer = f.other().begin().await.unwrap();
     let pid = backend(&mut writer).await;
-    insert(&mut writer, &f.id("a"), 7).await;
+    insert(&mut writer, "a", 7).await;
     let (intake, batch) = (f.intake.clone(), vec![f.event("a")]);
     let ours = spawn(async move { intake.record(batch, false).await });
     until_blocked(&f, pid).await;
@@ -81,15 +83,15 @@ async fn a_writer_that_rolls_back_meanwhile_leaves_the_event_to_us() {
 async fn a_row_deleted_between_the_statements_is_stored_by_another_try() {
     let f = fixture().await;
     f.record(&[f.event("a")]).await.unwrap();
-    let mut writer = f.other.begin().await.unwrap();
+    let mut writer = f.other().begin().await.unwrap();
     let pid = backend(&mut writer).await;
-    insert(&mut writer, &f.id("b"), 7).await;
+    insert(&mut writer, "b", 7).await;
     let (intake, batch) = (f.intake.clone(), vec![f.event("b"), f.event("a")]);
     let ours = spawn(async move { intake.record(batch, false).await });
     until_blocked(&f, pid).await;
     sqlx::query("DELETE FROM billing_event WHERE request_id = $1")
-        .bind(f.id("a"))
-        .execute(&f.other)
+        .bind("a")
+        .execute(f.other())
         .await
         .unwrap();
     writer.rollback().await.unwrap();
@@ -101,9 +103,9 @@ async fn a_row_deleted_between_the_statements_is_stored_by_another_try() {
 #[tokio::test]
 async fn a_caller_that_goes_away_does_not_stop_the_write() {
     let f = fixture().await;
-    let mut writer = f.other.begin().await.unwrap();
+    let mut writer = f.other().begin().await.unwrap();
     let pid = backend(&mut writer).await;
-    insert(&mut writer, &f.id("b"), 7).await;
+    insert(&mut writer, "b", 7).await;
     let (intake, batch) = (f.intake.clone(), vec![f.event("a"), f.event("b")]);
     let ours = spawn(async move { intake.record(batch, false).await });
     until_blocked(&f, pid).await;
@@ -121,14 +123,14 @@ async fn a_caller_that_goes_away_does_not_stop_the_write() {
 /// room for: none fails (a deadlock would, in the end), and each id is stored exactly once.
 #[tokio::test(flavor = "multi_thread")]
 async fn overlapping_batches_in_any_order_store_each_event_once() {
-    let f = fixture().await;
-    let until = Instant::now() + super::soak(Duration::from_secs(3));
+    let f = Arc::new(fixture().await);
+    let until = Instant::now() + Duration::from_secs(if soak() { 60 } else { 3 });
     let deadlocks = deadlocks(&f).await;
     let writers: Vec<_> = (0..12u64)
         .map(|writer| {
-            let f = Fixture { intake: f.intake.clone(), other: f.other.clone(), prefix: f.prefix.clone() };
+            let f = f.clone();
             spawn(async move {
-                let mut random = super::Random(writer + 1);
+                let mut random = Random(writer + 1);
                 let (mut stored, mut duplicates, mut sent) = (0, 0, HashSet::new());
                 for round in 0u64.. {
                     if Instant::now() >= until {
@@ -166,7 +168,7 @@ async fn deadlocks(f: &Fixture) -> i64 {
     // Backends report within a second.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     sqlx::query_scalar("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-        .fetch_one(&f.other)
+        .fetch_one(f.other())
         .await
         .unwrap()
 }
