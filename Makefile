@@ -1,0 +1,45 @@
+# What there is to do here. Every target installs what it misses (Debian, Ubuntu) or says what
+# to install, and starts no server but its own.
+
+SHELL := /bin/bash
+# The committed .sqlx checks the statements, whatever database the shell points at.
+export SQLX_OFFLINE := true
+
+.PHONY: help setup build demo run test soak bench lint deny prepare
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: a C compiler, PostgreSQL's programs
+	@scripts/setup.sh
+
+build: setup
+	@cargo build --locked
+
+demo: build ## Rate sample data on a private PostgreSQL, print what it cost, stop
+	@scripts/demo.sh demo
+
+run: build ## The same on a database that stays, and go on serving
+	@scripts/demo.sh run
+
+test: setup ## All tests, on a private PostgreSQL
+	cargo test --locked
+
+soak: setup ## The same tests, the long versions
+	RATER_SOAK=1 cargo test --locked
+
+bench: setup ## How fast a window is rated
+	cargo bench --locked --bench rating
+
+lint: ## Format, clippy, the contract, and the dependencies where cargo-deny is installed
+	@scripts/setup.sh lint
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	scripts/buf.sh lint
+	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; fi
+
+deny: ## The dependencies' licences, sources and bans (`cargo install cargo-deny`)
+	cargo deny --locked check bans licenses sources
+
+prepare: setup ## Check every SQL statement against the schema, and refresh .sqlx
+	@scripts/prepare.sh
