@@ -20,7 +20,7 @@ async fn a_repeated_batch_is_all_duplicates_and_changes_nothing() {
 async fn an_event_without_a_time_of_its_own_repeats_as_a_duplicate() {
     let f = fixture().await;
     let event = RawEvent { event_time: None, ..f.event("a") };
-    assert_eq!(f.record(&[event.clone()]).await.unwrap(), done(1, 0));
+    assert_eq!(f.record(std::slice::from_ref(&event)).await.unwrap(), done(1, 0));
     assert_eq!(f.record(&[event]).await.unwrap(), done(0, 1));
     assert_eq!(
         violations(f.record(&[f.event("a")]).await),

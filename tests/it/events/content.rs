@@ -99,7 +99,7 @@ async fn lengths_are_characters_as_the_columns_count_them() {
         gpu_type: fill(64),
         ..RawEvent::default()
     };
-    assert_eq!(f.record(&[event.clone()]).await.unwrap(), done(1, 0));
+    assert_eq!(f.record(std::slice::from_ref(&event)).await.unwrap(), done(1, 0));
     let longer = RawEvent { user_id: fill(33), ..event };
     assert_eq!(violations(f.record(&[longer]).await), [("events[0].user_id".into(), "TOO_LONG")]);
 }
