@@ -129,7 +129,8 @@ async fn insert<'a>(
     events: impl Iterator<Item = &'a Event>,
 ) -> Result<HashSet<String>, Error> {
     let c = Columns::of(events);
-    let ids = sqlx::query_file_scalar!(
+    // Not query_file_scalar!, which does not notice that its file has changed.
+    let rows = sqlx::query_file!(
         "src/store/sql/insert_events.sql",
         &c.request_id as _,
         &c.auth_id as _,
@@ -150,7 +151,7 @@ async fn insert<'a>(
     )
     .fetch_all(&mut **transaction)
     .await?;
-    Ok(ids.into_iter().collect())
+    Ok(rows.into_iter().map(|row| row.request_id).collect())
 }
 
 /// Statement 2: for those of the events whose ids are stored, their position among them and

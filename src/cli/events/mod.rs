@@ -48,7 +48,7 @@ pub struct Send {
     file: PathBuf,
     /// Stores the other events of a batch when some can never be stored, and names those on
     /// standard error
-    #[arg(long, env = "RATER_SKIP_INVALID")]
+    #[arg(long, env = "RATER_SKIP_INVALID", value_parser = clap::builder::BoolishValueParser::new())]
     skip_invalid: bool,
     /// The most events in one call
     #[arg(long, env = "RATER_BATCH_SIZE", value_name = "EVENTS", default_value_t = 1_000,
@@ -200,8 +200,8 @@ impl<W: Write> Sending<'_, W> {
     /// What a person needs to know after an early end.
     fn stored_so_far(&self) -> String {
         format!(
-            "{} stored and {} duplicates before it; send the input again once it is fixed, they count as \
-             duplicates then",
+            "{} stored and {} duplicates before; send the input again once that is mended: what is stored counts \
+             as duplicates then",
             self.totals.stored, self.totals.duplicates
         )
     }
@@ -213,7 +213,7 @@ impl<W: Write> Sending<'_, W> {
 }
 
 fn retry_notice(failure: &Failure, retry_for: Duration) -> String {
-    format!("{failure}; trying again for up to {}s", retry_for.as_secs())
+    format!("{failure}; trying again for up to {retry_for:?}")
 }
 
 /// The totals, as they are printed.

@@ -17,16 +17,21 @@ pub fn explain(
             None => format!("{name}: {field}: {what}"),
         })
         .collect();
-    let advice = match skip_invalid || explained.is_empty() {
-        true => "",
-        false => "fix these, or leave them out with --skip-invalid; ",
-    };
     let span = match lines {
         [] => String::new(),
         [only] => format!(":{only}"),
         [first, .., last] => format!(":{first}-{last}"),
     };
-    explained.push(format!("{name}{span}: the batch was not stored: {failure}; {advice}{stored}"));
+    let what = match failure.may_pass {
+        // An answer may have been lost on the way.
+        true => "given up; these lines may be stored or not",
+        false => "these lines were not stored",
+    };
+    let advice = match skip_invalid || explained.is_empty() {
+        true => "",
+        false => "fix them, or leave out the bad ones with --skip-invalid; ",
+    };
+    explained.push(format!("{name}{span}: {what}: {failure}; {advice}{stored}"));
     explained
 }
 

@@ -72,7 +72,9 @@ async fn a_service_that_stays_away_fails_the_command() {
     assert!(!ran.complete);
     let last = ran.err.lines().last().unwrap_or_default();
     assert!(
-        last.starts_with("in.ndjson:1-2: the batch was not stored: UNAVAILABLE: later; 0 stored"),
+        last.starts_with(
+            "in.ndjson:1-2: given up; these lines may be stored or not: UNAVAILABLE: later; 0 stored"
+        ),
         "{last}"
     );
 }
@@ -90,12 +92,14 @@ async fn a_refused_batch_names_the_lines_and_is_not_tried_again() {
     let err: Vec<&str> = ran.err.lines().collect();
     assert_eq!(err[0], "in.ndjson:5: prompt_tokens: is -1; a token count is 0 or more");
     assert_eq!(err[1], "in.ndjson:6: request_id: is empty; give each event an id of its own");
-    assert!(err[2].starts_with("in.ndjson:5-6: the batch was not stored: INVALID_ARGUMENT: "), "{}", err[2]);
     assert!(
-        err[2].contains(
-            "; fix these, or leave them out with --skip-invalid; 2 stored and 0 duplicates before it"
-        )
+        err[2].starts_with("in.ndjson:5-6: these lines were not stored: INVALID_ARGUMENT: "),
+        "{}",
+        err[2]
     );
+    assert!(err[2].contains(
+        "; fix them, or leave out the bad ones with --skip-invalid; 2 stored and 0 duplicates before"
+    ));
     assert_eq!(ran.out.lines().last().map(str::trim), Some("2           0         0"));
 }
 
@@ -108,7 +112,7 @@ async fn a_bad_line_ends_the_command_and_says_what_was_stored_before_it() {
         assert!(!ran.complete);
         assert_eq!(ran.calls, [2]);
         assert!(ran.err.starts_with("in.ndjson:4: there is no field \"promt_tokens\"; "), "{}", ran.err);
-        assert!(ran.err.contains("2 stored and 0 duplicates before it"), "{}", ran.err);
+        assert!(ran.err.contains("2 stored and 0 duplicates before"), "{}", ran.err);
         assert_eq!(ran.err.lines().count(), 1);
     }
 }

@@ -1,5 +1,7 @@
 //! What is stored, and what never can be.
 
+use std::time::{Duration, Instant};
+
 use rater::domain::event::RawEvent;
 use rater::service::Error;
 use sqlx::Row;
@@ -181,10 +183,11 @@ async fn batches_past_the_admission_are_refused_at_once() {
             tokio::spawn(async move { intake.record(events, true).await })
         })
         .collect();
-    tokio::task::yield_now().await;
+    let deadline = Instant::now() + Duration::from_secs(10);
     let refused = loop {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        match tokio::time::timeout(std::time::Duration::from_secs(1), f.record(&[])).await {
+        assert!(Instant::now() < deadline, "33 batches at once");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        match tokio::time::timeout(Duration::from_secs(1), f.record(&[])).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => break error,
             Err(_) => panic!("queued instead of refused"),

@@ -14,6 +14,7 @@ mod conflicts;
 mod content;
 mod model;
 mod races;
+mod wire;
 
 /// A database, an intake over it, and another writer beside it.
 pub struct Fixture {
