@@ -24,6 +24,7 @@ else
     listen=(--listen 127.0.0.1:0 --admin-listen 127.0.0.1:0)
 fi
 log=$home/service.log
+: >"$log"
 
 stop() {
     trap - EXIT INT TERM
