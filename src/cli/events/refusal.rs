@@ -31,7 +31,9 @@ pub fn explain(
         true => "",
         false => "fix them, or leave out the bad ones with --skip-invalid; ",
     };
-    explained.push(format!("{name}{span}: {what}: {failure}; {advice}{stored}"));
+    // The only violation is the message once more.
+    let why = if explained.len() == 1 { failure.code.to_string() } else { failure.to_string() };
+    explained.push(format!("{name}{span}: {what}: {why}; {advice}{stored}"));
     explained
 }
 
