@@ -1,7 +1,9 @@
 //! The rules of rating, pure: no I/O, no clock, no async. It imports nothing of ours.
 
+pub mod event;
 pub mod money;
 pub mod outcome;
 pub mod pricebook;
+pub mod text;
 pub mod violation;
 pub mod window;

@@ -222,7 +222,12 @@ pub fn findings(counts: &Counts, trigger: Trigger) -> Vec<Finding> {
     let mut found: Vec<Finding> = kinds
         .into_iter()
         .filter(|(_, _, count, _)| *count > 0)
-        .map(|(code, severity, count, what)| Finding { code, severity, count, message: format!("{count} {what}") })
+        .map(|(code, severity, count, what)| Finding {
+            code,
+            severity,
+            count,
+            message: format!("{count} {what}"),
+        })
         .collect();
     found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     found
@@ -240,7 +245,8 @@ mod tests {
     #[test]
     fn r9_losing_billed_usage_is_an_error_on_a_routine_run_and_info_on_a_backfill() {
         let counts = Counts { reconciled_deletions: 3, shrunk_rollups: 2, ..Counts::default() };
-        for (trigger, expected) in [(Trigger::Routine, Severity::Error), (Trigger::Backfill, Severity::Info)] {
+        for (trigger, expected) in [(Trigger::Routine, Severity::Error), (Trigger::Backfill, Severity::Info)]
+        {
             let found = findings(&counts, trigger);
             assert_eq!(found.len(), 2);
             assert!(found.iter().all(|finding| finding.severity == expected), "{found:?}");

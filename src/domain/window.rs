@@ -264,7 +264,10 @@ mod tests {
         );
         assert_eq!(reasons(asked(whole, whole, None)), [("until".to_owned(), "EMPTY")]);
         assert_eq!(reasons(asked(whole, "2026-06-01T02:00:00Z", None)), [("until".to_owned(), "INVERTED")]);
-        assert_eq!(reasons(asked(whole, "+10000-01-01T00:00:00Z", None)), [("until".to_owned(), "OUT_OF_RANGE")]);
+        assert_eq!(
+            reasons(asked(whole, "+10000-01-01T00:00:00Z", None)),
+            [("until".to_owned(), "OUT_OF_RANGE")]
+        );
     }
 
     #[test]
@@ -281,7 +284,10 @@ mod tests {
         let now = at("2026-06-02T10:04:59.999999Z");
         assert_eq!(closing_limit(now, TimeDelta::zero()), limit());
         assert_eq!(closing_limit(now, TimeDelta::minutes(5)), at("2026-06-02T09:00:00Z"));
-        assert_eq!(closing_limit(at("1969-12-31T23:59:59.5Z"), TimeDelta::zero()), at("1969-12-31T23:00:00Z"));
+        assert_eq!(
+            closing_limit(at("1969-12-31T23:59:59.5Z"), TimeDelta::zero()),
+            at("1969-12-31T23:00:00Z")
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -155,6 +155,8 @@ pub struct Rater {
     pub stop: CancellationToken,
     /// The runs in flight, which a drain waits for.
     pub runs: TaskTracker,
+    /// Chunks in flight are bounded, so that ingest and reads always find a connection.
+    pub chunks: Semaphore,
 }
 
 impl Rater {
@@ -207,17 +209,20 @@ impl Rater {
         }
         let delay = TimeDelta::from_std(self.config.closing_delay).unwrap_or(TimeDelta::MAX);
         let limit = closing_limit(self.db.now().await?, delay);
-        let decided = decide(request.asked, limit, self.config.trailing_hours).map_err(|refused| match refused {
-            Refused::Invalid(wrong) => Error::Invalid(wrong),
-            Refused::NotClosed { field, closing_limit } => Error::WindowNotClosed { field, closing_limit },
-        })?;
+        let decided =
+            decide(request.asked, limit, self.config.trailing_hours).map_err(|refused| match refused {
+                Refused::Invalid(wrong) => Error::Invalid(wrong),
+                Refused::NotClosed { field, closing_limit } => {
+                    Error::WindowNotClosed { field, closing_limit }
+                }
+            })?;
         // Each chunk checks its own rows again; this one lets a run of many chunks commit nothing.
         if let Some(found) = self.db.foreign_currency(decided.window, book.currency()).await? {
             return Err(Error::CurrencyMismatch { found, book: book.currency().into() });
         }
         let run_id = Uuid::now_v7().to_string();
         let request_hash = hash(&request);
-        let reason = stored_text::cut(&request.reason, REASON_LIMIT, "reason", &run_id).into_owned();
+        let reason = stored_text::stored(&request.reason, REASON_LIMIT, "reason", &run_id).to_owned();
         Ok(NewRun {
             window: decided.window,
             trigger: decided.trigger,
@@ -267,7 +272,10 @@ impl Rater {
             match self.db.reap_expired_leases().await {
                 Ok(runs) => {
                     for run_id in runs {
-                        tracing::error!(run_id, "a run's lease ended without a sign of life; the run has failed");
+                        tracing::error!(
+                            run_id,
+                            "a run's lease ended without a sign of life; the run has failed"
+                        );
                     }
                 }
                 Err(error) => tracing::warn!(error = %error, "could not look for abandoned runs"),

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::error::Error;
 use crate::domain::violation::Violation;
-use crate::store::{Db, UsageKey, UsageRow};
+use crate::store::{Db, UsageKey};
 
-pub use crate::store::UsageFilter;
+pub use crate::store::{UsageFilter, UsageRow};
 
 const DEFAULT_PAGE: i32 = 1_000;
 const LARGEST_PAGE: i32 = 10_000;

@@ -11,6 +11,7 @@ use super::stored_text;
 use crate::domain::outcome::{Counts, Severity};
 use crate::domain::pricebook::Pricebook;
 use crate::domain::window::Window;
+use crate::metrics::RunEvents;
 use crate::store::{self, Db, Lease, NewRun, Rules, RunRecord};
 
 /// What is kept of an error's text, in characters.
@@ -43,7 +44,12 @@ impl Execution<'_> {
         let result = self.rate_chunks(&mut progress).await;
         drop(heartbeat);
         let state = if result.is_ok() { "succeeded" } else { "failed" };
-        self.rater.metrics.run_finished(run.trigger.as_str(), state, started.elapsed());
+        self.rater.metrics.run_finished(
+            run.trigger.as_str(),
+            state,
+            started.elapsed(),
+            chrono::Utc::now().timestamp(),
+        );
         match result {
             Ok(()) => {
                 let report = Report::new(run, progress.counts);
@@ -60,7 +66,8 @@ impl Execution<'_> {
             if self.rater.stop.is_cancelled() {
                 return Err(Error::ShuttingDown);
             }
-            let left = (chunk.start > window.start).then_some(Window { start: window.start, end: chunk.start });
+            let left =
+                (chunk.start > window.start).then_some(Window { start: window.start, end: chunk.start });
             let counts = self.rate_chunk(chunk, left).await?;
             progress.end = chunk.start;
             progress.counts =
@@ -70,8 +77,8 @@ impl Execution<'_> {
     }
 
     async fn rate_chunk(&self, chunk: Window, left: Option<Window>) -> Result<Counts, Error> {
-        let db = &self.rater.db;
-        let mut open = db.begin_chunk(&self.lease, chunk, self.rater.config.chunk_timeout).await?;
+        let _slot = self.rater.chunks.acquire().await.map_err(|_| Error::ShuttingDown)?;
+        let mut open = self.rater.db.begin_chunk(&self.lease, chunk, self.rater.config.chunk_timeout).await?;
         let rules = Rules { book: self.pricebook, trigger: self.run.trigger, basis: self.run.basis };
         let counts = open.rate(rules).await?;
         open.commit(&counts, left).await?;
@@ -90,15 +97,14 @@ impl Execution<'_> {
     fn tell(&self, report: &Report, took: Duration) {
         let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
         let metrics = &self.rater.metrics;
-        for (outcome, events) in [
-            ("rated", counts.rated_events),
-            ("unpriced", counts.unpriced_events),
-            ("unattributable", counts.unattributable_events),
-            ("ambiguous_base", counts.ambiguous_base_events),
-            ("malformed", counts.malformed_events),
-        ] {
-            metrics.events_processed(outcome, events);
-        }
+        let events = RunEvents {
+            rated: counts.rated_events,
+            unpriced: counts.unpriced_events,
+            unattributable: counts.unattributable_events,
+            ambiguous_base: counts.ambiguous_base_events,
+            malformed: counts.malformed_events,
+        };
+        metrics.run_events(trigger, events);
         for finding in &report.findings {
             let (code, severity) = (finding.code.as_str(), finding.severity.as_str());
             metrics.finding(code, severity, trigger, finding.count);
@@ -133,7 +139,7 @@ impl Execution<'_> {
         let source = std::error::Error::source(&error).map(|s| format!("{s:?}")).unwrap_or_default();
         tracing::error!(run_id, reason = reason.as_str(), error = %error, source, "run failed");
         let text = error.to_string();
-        let message = stored_text::cut(&text, MESSAGE_LIMIT, "error_message", run_id).into_owned();
+        let message = stored_text::stored(&text, MESSAGE_LIMIT, "error_message", run_id).to_owned();
         let recorded = self.rater.db.fail_run(&self.lease, reason.as_str(), &message, progress.end).await;
         if let Err(error) = recorded {
             // Its lease runs out, and the sweep then ends the record.

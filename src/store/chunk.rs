@@ -186,7 +186,8 @@ impl Chunk {
     /// S3 and COMMIT. `left` is what the run has still to do; with nothing left it succeeds.
     pub async fn commit(mut self, counts: &Counts, left: Option<Window>) -> Result<(), Error> {
         let changes = counts.inserted_rollups + counts.updated_rollups + counts.reconciled_deletions;
-        record(&mut self.tx, &self.lease, self.window, (changes > 0).then_some(self.batch_id), counts).await?;
+        record(&mut self.tx, &self.lease, self.window, (changes > 0).then_some(self.batch_id), counts)
+            .await?;
         lease::shrink(&mut self.tx, &self.lease, left).await?;
         if left.is_none() {
             sqlx::query!(

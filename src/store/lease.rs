@@ -107,21 +107,25 @@ pub(super) async fn shrink(
     left: Option<Window>,
 ) -> Result<(), Error> {
     let touched = match left {
-        Some(left) => sqlx::query!(
-            "UPDATE rating_lease SET during = $3 WHERE run_id = $1 AND fence = $2",
-            lease.run_id,
-            lease.fence,
-            range(left)
-        )
-        .execute(connection)
-        .await?,
-        None => sqlx::query!(
-            "DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2",
-            lease.run_id,
-            lease.fence
-        )
-        .execute(connection)
-        .await?,
+        Some(left) => {
+            sqlx::query!(
+                "UPDATE rating_lease SET during = $3 WHERE run_id = $1 AND fence = $2",
+                lease.run_id,
+                lease.fence,
+                range(left)
+            )
+            .execute(connection)
+            .await?
+        }
+        None => {
+            sqlx::query!(
+                "DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2",
+                lease.run_id,
+                lease.fence
+            )
+            .execute(connection)
+            .await?
+        }
     };
     if touched.rows_affected() == 1 { Ok(()) } else { Err(Error::LeaseLost) }
 }

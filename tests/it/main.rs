@@ -3,5 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
 mod embedded;
+mod events;
 mod harness;
 mod imports;
