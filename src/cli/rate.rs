@@ -11,6 +11,7 @@ use super::output::{Format, csv, json_line, table};
 use super::{fail, warn};
 use crate::grpc::client::Failure;
 use crate::grpc::client::rating::RatingClient;
+use crate::grpc::convert::time::to_proto;
 use crate::proto::{
     FindingCode, RateBasis, RateWindowRequest, RateWindowResponse, RatingResult, Severity, Trigger,
 };
@@ -21,10 +22,10 @@ pub struct Rate {
     #[command(flatten)]
     client: ClientOptions,
     /// The window's start, on a UTC hour (RFC 3339); default: the trailing hours before its end
-    #[arg(long, env = "RATER_SINCE", value_name = "TIME")]
+    #[arg(long, env = "RATER_SINCE", value_name = "TIME", value_parser = super::time::parse)]
     since: Option<DateTime<Utc>>,
     /// The window's end, on a UTC hour; default: the last closed hour's
-    #[arg(long, env = "RATER_UNTIL", value_name = "TIME")]
+    #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = super::time::parse)]
     until: Option<DateTime<Utc>>,
     /// Why it runs; default: routine without --since and --until, else backfill
     #[arg(long, env = "RATER_TRIGGER", value_enum)]
@@ -88,10 +89,6 @@ impl Rate {
     }
 
     fn request(&self) -> RateWindowRequest {
-        let time = |time: DateTime<Utc>| prost_types::Timestamp {
-            seconds: time.timestamp(),
-            nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default(),
-        };
         let trigger = match self.trigger {
             None => Trigger::Unspecified,
             Some(TriggerArg::Routine) => Trigger::Routine,
@@ -103,8 +100,8 @@ impl Rate {
             Some(BasisArg::Pricebook) => RateBasis::Pricebook,
         };
         RateWindowRequest {
-            since: self.since.map(time),
-            until: self.until.map(time),
+            since: self.since.map(to_proto),
+            until: self.until.map(to_proto),
             trigger: trigger.into(),
             rate_basis: basis.into(),
             expected_pricebook_digest: self.expected_pricebook_digest.clone(),

@@ -83,6 +83,9 @@ pub struct Serve {
     log_format: LogFormat,
 }
 
+/// RateWindow calls in flight, most of which wait.
+const MAX_RATE_CALLS: usize = 1_000;
+
 /// A shorter lease than this would be lost to a busy machine.
 fn lease_ttl(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
@@ -177,6 +180,7 @@ impl Serve {
             metrics,
             stop: CancellationToken::new(),
             runs: TaskTracker::new(),
+            admission: Arc::new(Semaphore::new(MAX_RATE_CALLS)),
             // Half of the connections are for everybody else: ingest and reads go on.
             chunks: Semaphore::new((self.database_connections / 2) as usize),
         });

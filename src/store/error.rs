@@ -13,6 +13,11 @@ pub enum Error {
     /// is safe to repeat.
     #[error("the connection broke while committing; it is safe to repeat the call")]
     OutcomeUnknown(#[source] sqlx::Error),
+    /// A statement took longer than it may, or an operator cancelled it.
+    #[error(
+        "a statement was cancelled: it took too long, or someone stopped it; nothing of it was committed"
+    )]
+    Cancelled(#[source] sqlx::Error),
     /// Another run took over: the step in hand was not committed (R8).
     #[error("another run took over; the hours in hand were not committed")]
     LeaseLost,
@@ -40,6 +45,7 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Error::Unavailable(error),
             sqlx::Error::Database(db) => match db.code() {
+                Some(code) if code == "57014" => Error::Cancelled(error),
                 Some(code) if is_unavailable(&code) => Error::Unavailable(error),
                 // numeric_value_out_of_range: a sum of tokens past bigint.
                 Some(code) if code == "22003" => Error::CostOutOfRange,
