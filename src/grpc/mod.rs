@@ -1,1 +1,3 @@
 //! tonic only: conversion, status, layers, server and client.
+
+pub mod convert;

@@ -19,6 +19,9 @@ pub enum Error {
     /// Events whose ids are known with other content.
     #[error("{}", summary(.0))]
     EventConflict(Vec<Violation>),
+    /// No pricebook has this digest.
+    #[error("no run began with a pricebook of this digest, and it is not the loaded one")]
+    PricebookNotFound,
     /// Too many calls at once.
     #[error("too many calls at once; try again")]
     Overloaded,

@@ -4,6 +4,7 @@
 mod db;
 mod error;
 pub mod migrations;
+pub mod pricebook;
 
 pub use db::{Db, DbOptions};
 pub use error::Error;
