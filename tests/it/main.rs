@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
+mod admin;
 mod embedded;
 mod harness;
 mod imports;
+mod pricebooks;
