@@ -17,6 +17,8 @@ use super::database::DatabaseOptions;
 use super::duration;
 use super::fail;
 use crate::admin::{self, AdminState};
+use crate::domain::outcome::possible_findings;
+use crate::domain::window::Trigger;
 use crate::embedded_postgres::{self, EmbeddedPostgres};
 use crate::grpc;
 use crate::metrics::Metrics;
@@ -167,6 +169,11 @@ impl Serve {
         let admin_listener = bind("--admin-listen", self.admin_listen).await?;
         let metrics = Arc::new(Metrics::new());
         pricebooks.publish(&metrics);
+        for trigger in [Trigger::Routine, Trigger::Backfill] {
+            for finding in possible_findings(trigger) {
+                metrics.finding(finding.code.as_str(), finding.severity.as_str(), trigger.as_str(), 0);
+            }
+        }
         let rater = Arc::new(Rater {
             db,
             pricebooks,

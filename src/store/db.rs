@@ -10,6 +10,9 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::Error;
 
+/// How long a connection that comes back may take to say that it is fine.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How to reach the database.
 #[derive(Debug, Clone)]
 pub struct DbOptions {
@@ -62,9 +65,10 @@ fn pool(options: &DbOptions, size: u32) -> PgPoolOptions {
         // two equal otherwise. ROLLBACK unasked would make the server warn each time.
         .after_release(|connection, _| {
             Box::pin(async move {
-                let row =
-                    sqlx::raw_sql("SELECT now() <> statement_timestamp()").fetch_one(connection).await?;
-                let open: bool = row.try_get(0)?;
+                let asked = sqlx::raw_sql("SELECT now() <> statement_timestamp()").fetch_one(connection);
+                // A connection that the network swallowed must not keep its place in the pool.
+                let Ok(row) = tokio::time::timeout(RELEASE_PATIENCE, asked).await else { return Ok(false) };
+                let open: bool = row?.try_get(0)?;
                 Ok(!open)
             })
         })

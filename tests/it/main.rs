@@ -2,7 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
+mod admin;
 mod embedded;
 mod events;
 mod harness;
 mod imports;
+mod pricebooks;
