@@ -31,11 +31,12 @@ CREATE TABLE IF NOT EXISTS rating_lease (
     fence bigint NOT NULL DEFAULT nextval('rating_fence_seq'),
     expires_at timestamptz NOT NULL,
     CONSTRAINT rating_lease_no_overlap EXCLUDE USING gist (during WITH &&),
-    CONSTRAINT rating_lease_whole_hours CHECK (
-        NOT isempty(during) AND lower_inc(during) AND NOT upper_inc(during)
+    -- A side without a limit is NULL, which a CHECK alone would let pass.
+    CONSTRAINT rating_lease_whole_hours CHECK (coalesce(
+        lower_inc(during) AND NOT upper_inc(during)
         AND isfinite(lower(during)) AND isfinite(upper(during))
         AND mod(extract(epoch FROM lower(during)), 3600) = 0
-        AND mod(extract(epoch FROM upper(during)), 3600) = 0)
+        AND mod(extract(epoch FROM upper(during)), 3600) = 0, false))
 );
 COMMENT ON TABLE rating_lease IS 'rater: the windows that are being rated';
 

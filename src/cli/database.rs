@@ -44,7 +44,8 @@ impl DatabaseOptions {
 
 /// The database behind a URL; an error is one line, without the URL.
 pub fn open(url: &str, max_connections: u32) -> Result<Db, String> {
-    let wrong = |why: &str| format!("the database URL is not of the form postgres://USER@HOST/DATABASE: {why}");
+    let wrong =
+        |why: &str| format!("the database URL is not of the form postgres://USER@HOST/DATABASE: {why}");
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(wrong("it does not begin with postgres://"));
     }

@@ -4,8 +4,7 @@
 //! on standard error. The exit code is 0 or 1. A call that was cut off or refused half-way is
 //! simply repeated: it goes on where that one ended.
 
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::database::{DatabaseOptions, one_line};
@@ -103,11 +102,7 @@ fn status_text(status: &Status) -> String {
 }
 
 fn step_lines(steps: &[Step], state: &str) -> String {
-    steps.iter().fold(String::new(), |mut lines, step| {
-        // Into a string, which takes everything.
-        drop(writeln!(lines, "{:04} {}: {state}", step.version, step.name));
-        lines
-    })
+    steps.iter().map(|step| format!("{:04} {}: {state}\n", step.version, step.name)).collect()
 }
 
 fn version_text(version: Option<SchemaVersion>) -> String {

@@ -27,7 +27,9 @@ pub enum MigrationError {
     #[error("the schema was made by a newer rater; migrate it down with that one")]
     Newer,
     /// The database has a step in another form than this build.
-    #[error("the schema was made by another build of rater, whose step {0} is not this one's; use that build")]
+    #[error(
+        "the schema was made by another build of rater, whose step {0} is not this one's; use that build"
+    )]
     Foreign(i64),
     /// A step failed.
     #[error("migration step {step} failed: {}", words(.source))]
@@ -48,7 +50,6 @@ impl From<MigrateError> for MigrationError {
             MigrateError::ExecuteMigration(source, step) => {
                 adoption(&source).unwrap_or(MigrationError::Step { step, source })
             }
-            MigrateError::VersionMissing(_) => MigrationError::Newer,
             MigrateError::VersionMismatch(step) => MigrationError::Foreign(step),
             MigrateError::Execute(source) => MigrationError::Database(source),
             other => MigrationError::Database(sqlx::Error::Configuration(Box::new(other))),

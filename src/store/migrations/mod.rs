@@ -10,10 +10,8 @@ mod session;
 
 use std::time::Duration;
 
-use sqlx::{
-    AssertSqlSafe, PgConnection,
-    migrate::Migrator,
-};
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{Db, Error};
 pub use error::MigrationError;
@@ -105,6 +103,8 @@ fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
     // Its lock waits in the server; see `session`.
     migrator.set_locking(false);
+    // A newer build's steps; those who must not meet them ask.
+    migrator.set_ignore_missing(true);
     migrator.dangerous_set_table_name(TABLE);
     migrator
 }
@@ -131,29 +131,35 @@ async fn migrate(db: &Db, way: Way) -> Result<Vec<Step>, MigrationError> {
 
 /// Tries until no lock is in the way.
 async fn attempt(connection: &mut PgConnection, way: Way) -> Result<(), MigrationError> {
-    let mut migrator = migrator();
-    migrator.set_ignore_missing(way == Way::Up);
     for _ in 0..TRIES {
         session::drop_broken_indexes(connection).await.map_err(MigrationError::Database)?;
         let result = match way {
-            Way::Up => migrator.run_direct(None, connection, false).await,
-            Way::Down => migrator.undo(&mut *connection, 0).await,
+            Way::Up => migrator().run_direct(None, connection, false).await,
+            Way::Down => take_back(connection).await,
         };
         match result {
             Err(error) if error::passes(&error) => {
                 tracing::info!(%error, "a table is locked by others; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(error) => return Err(error.into()),
-            Ok(()) if way == Way::Up => return Ok(()),
-            Ok(()) => {
-                let drop = AssertSqlSafe(format!("DROP TABLE IF EXISTS {TABLE}"));
-                sqlx::raw_sql(drop).execute(connection).await.map_err(MigrationError::Database)?;
-                return Ok(());
-            }
+            result => return Ok(result?),
         }
     }
     Err(MigrationError::Busy("a table stayed locked by others"))
+}
+
+/// Takes back the steps that are there, the latest first, and then the record of them.
+async fn take_back(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let applied = steps(connection).await?;
+    let applied = |version| applied.iter().any(|step| step.applied && step.version == version);
+    let migrator = migrator();
+    for step in migrator.iter().rev().filter(|step| step.migration_type.is_down_migration()) {
+        if applied(step.version) {
+            connection.revert(TABLE, step).await?;
+        }
+    }
+    sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE IF EXISTS {TABLE}"))).execute(connection).await?;
+    Ok(())
 }
 
 /// Only the build that made a schema knows all of the way down.
@@ -186,7 +192,8 @@ async fn steps(connection: &mut PgConnection) -> sqlx::Result<Vec<Step>> {
             known: true,
         });
     }
-    let unknown = applied.into_iter().map(|(version, name)| Step { version, name, applied: true, known: false });
+    let unknown =
+        applied.into_iter().map(|(version, name)| Step { version, name, applied: true, known: false });
     steps.extend(unknown);
     Ok(steps)
 }
