@@ -4,7 +4,7 @@
 use rater::service::schema;
 use sqlx::postgres::PgPool;
 
-use super::{RATED_USAGE, indexes, refused, row, run, with};
+use super::{RATED_USAGE, again, indexes, refused, row, run, with};
 
 const FOUR: &str = "auth_id, resource_id, model_id, window_start";
 const OURS: [&str; 3] =
@@ -31,6 +31,7 @@ async fn insert(pool: &PgPool, class: &str) -> sqlx::Result<()> {
 #[tokio::test]
 async fn a_narrow_key_in_any_form_makes_way_for_the_wide_one() {
     let none = "";
+    let (database, db) = with(none).await;
     for (column, key) in [
         (", UNIQUE (auth_id, resource_id, model_id, window_start)", none),
         (", CONSTRAINT \"Odd name\" UNIQUE (window_start, model_id, resource_id, auth_id)", none),
@@ -55,7 +56,7 @@ async fn a_narrow_key_in_any_form_makes_way_for_the_wide_one() {
                 CREATE UNIQUE INDEX two ON rated_usage (model_id, auth_id, resource_id, window_start)",
         ),
     ] {
-        let (database, db) = with(&keyed(column, key)).await;
+        again(&database, &keyed(column, key)).await;
         let form = format!("{column}{key}");
         insert(database.pool(), "standard").await.unwrap_err();
         schema::up(&db).await.unwrap();

@@ -23,7 +23,7 @@ const BILLING_EVENT: &str = "
     CREATE TABLE billing_event (
         request_id varchar(255) PRIMARY KEY, auth_id varchar(64), resource_id varchar(64),
         model varchar(255) NOT NULL, prompt_tokens integer NOT NULL, completion_tokens integer NOT NULL,
-        note text, created_at timestamptz NOT NULL DEFAULT now());
+        note text NOT NULL DEFAULT '', created_at timestamptz NOT NULL DEFAULT now());
     INSERT INTO billing_event (request_id, auth_id, resource_id, model, prompt_tokens, completion_tokens, note)
         SELECT 'req-' || n, 'auth-' || n % 7, 'resource-1', 'acme/large', n, n * 2, 'theirs'
         FROM generate_series(1, 1000) n";
@@ -51,6 +51,11 @@ async fn with(sql: &str) -> (TestDb, Db) {
     run(database.pool(), sql).await;
     let db = open(&database.url);
     (database, db)
+}
+
+/// The same in a database that a test has used before.
+async fn again(database: &TestDb, sql: &str) {
+    run(database.pool(), &format!("DROP SCHEMA public CASCADE; CREATE SCHEMA public; {sql}")).await;
 }
 
 async fn try_run(pool: &PgPool, sql: &str) -> sqlx::Result<()> {
