@@ -149,6 +149,9 @@ async fn a_migrator_that_is_gone_while_its_index_is_built_is_waited_for() {
     let second = up(&database);
     sleep(600).await;
     assert!(!second.is_finished(), "the server still builds the first one's index");
+    let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND query LIKE '%INDEX CONCURRENTLY%' AND pid <> pg_backend_pid()";
+    assert_eq!(row(database.pool(), busy).await, "1", "the second one waits without a lock in the server");
     holder.rollback().await.unwrap();
     second.await.unwrap().unwrap();
     assert_eq!(indexes(database.pool(), "billing_event").await, [SCAN]);
