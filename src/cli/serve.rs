@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::database::DatabaseOptions;
+use super::database::{self, DatabaseOptions};
 use super::duration;
 use super::fail;
 use crate::admin::{self, AdminState};
@@ -36,7 +36,7 @@ pub struct Serve {
     #[command(flatten)]
     database: DatabaseOptions,
     /// Start a private PostgreSQL in this folder, for a laptop or a demo
-    #[arg(long, env = "RATER_EMBEDDED_POSTGRES", value_name = "DIR", conflicts_with = "url")]
+    #[arg(long, env = "RATER_EMBEDDED_POSTGRES", value_name = "DIR", conflicts_with = "database_url")]
     embedded_postgres: Option<PathBuf>,
     /// Bring the schema up first
     #[arg(long, env = "RATER_MIGRATE")]
@@ -152,10 +152,9 @@ impl Serve {
         let db_options = DbOptions {
             url,
             max_connections: self.database_connections,
-            acquire_timeout: Duration::from_secs(10),
+            acquire_timeout: database::ACQUIRE_TIMEOUT,
         };
-        let db = Db::new(&db_options)
-            .map_err(|_| "the database URL is not one: write postgres://USER@HOST/NAME".to_owned())?;
+        let db = database::open(&db_options.url, db_options.max_connections)?;
         if self.migrate {
             schema::up(&db).await.map_err(|error| error.to_string())?;
         }

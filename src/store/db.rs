@@ -14,7 +14,7 @@ use super::Error;
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to reach the database.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct DbOptions {
     /// `postgres://user@host:port/database`.
     pub url: String,

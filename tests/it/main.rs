@@ -7,4 +7,5 @@ mod embedded;
 mod events;
 mod harness;
 mod imports;
+mod migrations;
 mod pricebooks;
