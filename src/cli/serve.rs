@@ -27,7 +27,7 @@ use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
 use crate::service::record_events::{DEFAULT_MAX_BATCHES, EventIntake};
 use crate::service::schema;
-use crate::store::{Db, DbOptions};
+use crate::store::DbOptions;
 use crate::telemetry::{self, DEFAULT_FILTER, LogFormat};
 
 /// Run the service
