@@ -2,7 +2,13 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
+mod concurrency;
 mod embedded;
 mod events;
+mod faults;
 mod harness;
+mod hostile;
 mod imports;
+mod plans;
+mod stage;
+mod takeover;
