@@ -63,9 +63,6 @@ impl Execution<'_> {
     async fn rate_chunks(&self, progress: &mut Progress) -> Result<(), Error> {
         let window = self.run.window;
         for chunk in window.chunks(self.rater.config.chunk_hours) {
-            if self.rater.stop.is_cancelled() {
-                return Err(Error::ShuttingDown);
-            }
             let left =
                 (chunk.start > window.start).then_some(Window { start: window.start, end: chunk.start });
             let counts = self.rate_chunk(chunk, left).await?;
@@ -77,7 +74,12 @@ impl Execution<'_> {
     }
 
     async fn rate_chunk(&self, chunk: Window, left: Option<Window>) -> Result<Counts, Error> {
-        let _slot = self.rater.chunks.acquire().await.map_err(|_| Error::ShuttingDown)?;
+        // A stop first: what waits for its turn must not begin when the service ends.
+        let _slot = tokio::select! {
+            biased;
+            () = self.rater.stop.cancelled() => return Err(Error::ShuttingDown),
+            slot = self.rater.chunks.acquire() => slot.map_err(|_| Error::ShuttingDown)?,
+        };
         let mut open = self.rater.db.begin_chunk(&self.lease, chunk, self.rater.config.chunk_timeout).await?;
         let rules = Rules { book: self.pricebook, trigger: self.run.trigger, basis: self.run.basis };
         let counts = open.rate(rules).await?;

@@ -1,5 +1,6 @@
-//! Connections. Two pools: one for work, and a small one for leases and heartbeats, which
-//! must not starve behind the work that they guard.
+//! Connections. Three pools: one for work, a small one for leases, which must not starve behind
+//! the work that they guard, and a smaller one for heartbeats, which must not starve behind runs
+//! that wait for their lease.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub struct DbOptions {
 pub struct Db {
     pub(super) pool: PgPool,
     pub(super) control: PgPool,
+    pub(super) heartbeats: PgPool,
 }
 
 impl Db {
@@ -38,7 +40,8 @@ impl Db {
         let connect = PgConnectOptions::from_str(&options.url)?.application_name("rater");
         Ok(Db {
             pool: pool(options, options.max_connections).connect_lazy_with(connect.clone()),
-            control: pool(options, 4).connect_lazy_with(connect),
+            control: pool(options, 4).connect_lazy_with(connect.clone()),
+            heartbeats: pool(options, 2).connect_lazy_with(connect),
         })
     }
 }

@@ -148,6 +148,10 @@ impl Db {
         remaining_end: DateTime<Utc>,
     ) -> Result<(), Error> {
         let mut tx = self.control.begin().await?;
+        // The lease first, in the order of a takeover: the other way round the two deadlock.
+        sqlx::query!("DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2", lease.run_id, lease.fence)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query!(
             "UPDATE rating_run SET state = 'failed', error_reason = $2, error_message = $3,
                  remaining_end = $4, finished_at = clock_timestamp()
@@ -159,9 +163,6 @@ impl Db {
         )
         .execute(&mut *tx)
         .await?;
-        sqlx::query!("DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2", lease.run_id, lease.fence)
-            .execute(&mut *tx)
-            .await?;
         tx.commit().await.map_err(error::at_commit)
     }
 }

@@ -3,9 +3,15 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
 mod admin;
+mod concurrency;
 mod embedded;
 mod events;
+mod faults;
 mod harness;
+mod hostile;
 mod imports;
 mod migrations;
+mod plans;
 mod pricebooks;
+mod stage;
+mod takeover;
