@@ -51,6 +51,7 @@ say "Starting rater and a private PostgreSQL in $home"
 service=$!
 for _ in $(seq 600); do
     address=$(sed -n '/"listening"/s/.*"address":"\([^"]*\)".*/\1/p' "$log")
+    admin_address=$(sed -n '/"listening"/s/.*"admin_address":"\([^"]*\)".*/\1/p' "$log")
     [[ -z $address ]] || break
     kill -0 "$service" 2>/dev/null || break
     sleep 0.1
@@ -65,25 +66,35 @@ export RATER_SERVER=http://$address
 say "\$ awk -f demo/events.awk | rater events send -"
 awk -f demo/events.awk | "$rater" events send -
 
+# The same request again, under the same id, gives the same run: the first call prints it for
+# people, the second for this script.
+rating=(rate --since "$since" --until "$until" --reason "the demo" --request-id "demo-$$-$(date +%s)")
 code=0
-show rate --since "$since" --until "$until" --reason "the demo" || code=$?
-case $code in
-0) ;;
-2)
-    say "Exit code 2: it is rated, and something in it needs a person."
-    echo "acme/preview has no price in demo/pricebook.yaml. Its events are counted and not billed,"
-    echo "not even at 0. With a price there, the same command bills them."
-    ;;
-*) exit "$code" ;;
-esac
+say "\$ rater rate --since $since --until $until --reason \"the demo\""
+"$rater" "${rating[@]}" >"$home/rated.txt" || code=$?
+cat "$home/rated.txt"
+[[ $code == 0 || $code == 2 ]] || exit "$code"
+rated=$("$rater" "${rating[@]}" -o json) || [[ $? == "$code" ]]
+field() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" <<<"$rated"; }
 
-show runs anomalies
 show usage list --since "$since" --until "$until"
-say "What it cost:"
-show usage summary --since "$since" --until "$until" --group-by auth_id
-show usage summary --since "$since" --until "$until"
+
+say "What it cost"
+echo "$(field total_cost) $(field currency_code) for $(field rated_events) of $(field events) events, in $(field rollups) rollups."
+if [[ $code == 2 ]]; then
+    say "What needs a person"
+    sed '1,/^$/d' "$home/rated.txt"
+    echo
+    echo "That is why \`rater rate\` ended with exit code 2: the window is rated, and a finding in it is"
+    echo "an ERROR. acme/preview has no price in demo/pricebook.yaml, so its events were counted and not"
+    echo "billed, not even at 0. With a price there, the same command bills them."
+fi
 
 if [[ $mode == run ]]; then
-    say "Serving on $address until Ctrl-C; the data stays in $home"
+    say "Serving on $address until Ctrl-C"
+    echo "What it logs:         $log"
+    echo "Its metrics, health:  http://$admin_address/metrics, /readyz"
+    echo "Its database:         PGPASSWORD=\$(cat $home/postgres/password) psql -h 127.0.0.1 \\"
+    echo "                          -p \$(sed -n 4p $home/postgres/data/postmaster.pid) -U rater rater"
     wait "$service"
 fi

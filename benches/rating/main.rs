@@ -1,0 +1,82 @@
+//! How fast a window is rated, and in how much memory (`make bench`).
+//!
+//! On a private PostgreSQL (not durable, everything cached, no parallel workers, JIT off) with
+//! 24 hours of events in 48,000 rollups, it holds the rating statement against the bare
+//! aggregate of the same events, which is the least that any rating must do. Then it lets the
+//! release binary rate windows of 1 hour, 24 hours and 30 days, and prints its largest memory.
+//!
+//! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try.
+
+#![allow(missing_docs, clippy::float_arithmetic)]
+
+mod data;
+mod memory;
+mod speed;
+
+use std::env::VarError;
+use std::time::Duration;
+
+use rater::domain::pricebook::{self, Pricebook};
+use rater::embedded_postgres::{EmbeddedPostgres, Options};
+use rater::service::schema;
+use rater::store::{Db, DbOptions};
+use sqlx::{Connection, PgConnection};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> Outcome<()> {
+    let events = number("RATER_BENCH_EVENTS", 6_000_000)?;
+    let rounds = number("RATER_BENCH_ROUNDS", 7)?.max(1);
+    let dir = tempfile::Builder::new().prefix("rater-bench-").tempdir()?;
+    let postgres = start(dir.path())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(measure(&postgres.url(), dir.path(), events, rounds));
+    drop(runtime);
+    postgres.stop();
+    result
+}
+
+async fn measure(url: &str, dir: &std::path::Path, events: i64, rounds: i64) -> Outcome<()> {
+    // One connection for work: its process is the one whose time is taken.
+    let options =
+        DbOptions { url: url.to_owned(), max_connections: 1, acquire_timeout: Duration::from_secs(60) };
+    let db = Db::new(&options)?;
+    schema::up(&db).await?;
+    let mut connection = PgConnection::connect(url).await?;
+    let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
+    println!("PostgreSQL {version}, {} cores, rater {}", cores(), env!("CARGO_PKG_VERSION"));
+    let day = data::fill_day(&mut connection, events).await?;
+    speed::measure(&db, &mut connection, &day, &book()?, rounds).await?;
+    let month = data::fill_month(&mut connection).await?;
+    memory::measure(url, dir, &mut connection, month).await
+}
+
+fn start(dir: &std::path::Path) -> Outcome<EmbeddedPostgres> {
+    let settings = [
+        ("shared_buffers", "2GB"),
+        ("maintenance_work_mem", "256MB"),
+        ("max_wal_size", "16GB"),
+        ("checkpoint_timeout", "1h"),
+        ("autovacuum", "off"),
+        ("jit", "off"),
+        ("max_parallel_workers_per_gather", "0"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    Ok(EmbeddedPostgres::start(Options { dir: dir.join("postgres"), durable: false, settings })?)
+}
+
+fn book() -> Outcome<Pricebook> {
+    pricebook::parse(&data::pricebook()).book.ok_or_else(|| "the bench's pricebook is refused".into())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn number(name: &str, default: i64) -> Outcome<i64> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().map_err(|_| format!("{name} must be a whole number").into()),
+        Err(VarError::NotPresent) => Ok(default),
+        Err(error) => Err(format!("{name}: {error}").into()),
+    }
+}
