@@ -20,6 +20,7 @@ use crate::admin::{self, AdminState};
 use crate::embedded_postgres::{self, EmbeddedPostgres};
 use crate::grpc;
 use crate::metrics::Metrics;
+use crate::service::begin_findings;
 use crate::service::pricebooks::Pricebooks;
 use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
@@ -164,6 +165,7 @@ impl Serve {
         let admin_listener = bind("--admin-listen", self.admin_listen).await?;
         let metrics = Arc::new(Metrics::new());
         pricebooks.publish(&metrics);
+        begin_findings(&metrics);
         let rater = Arc::new(Rater {
             db,
             pricebooks,

@@ -57,6 +57,22 @@ impl Counts {
                 + self.malformed_events
     }
 
+    /// Counts that bring up every finding there is.
+    pub fn one_of_each_finding() -> Counts {
+        Counts {
+            unpriced_events: 1,
+            unattributable_events: 1,
+            ambiguous_base_events: 1,
+            malformed_events: 1,
+            clamped_events: 1,
+            reconciled_deletions: 1,
+            shrunk_rollups: 1,
+            rate_drift_rollups: 1,
+            unexplained_rollups: 1,
+            ..Counts::default()
+        }
+    }
+
     /// Both together.
     pub fn plus(&self, other: &Counts) -> Result<Counts, MoneyError> {
         Ok(Counts {

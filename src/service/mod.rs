@@ -11,5 +11,6 @@ pub mod schema;
 pub mod stored_text;
 
 pub use error::{Error, FailureReason, RunFailure, rfc3339};
+pub use run::begin_findings;
 
 pub use crate::store::Error as StoreError;

@@ -8,10 +8,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::{Error, FailureReason, RunFailure};
 use super::rate_window::{Rater, Report};
 use super::stored_text;
-use crate::domain::outcome::{Counts, Severity};
+use crate::domain::outcome::{Counts, Severity, findings};
 use crate::domain::pricebook::Pricebook;
-use crate::domain::window::Window;
-use crate::metrics::RunEvents;
+use crate::domain::window::{Trigger, Window};
+use crate::metrics::{Metrics, RunEvents};
 use crate::store::{self, Db, Lease, NewRun, Rules, RunRecord};
 
 /// What is kept of an error's text, in characters.
@@ -50,10 +50,12 @@ impl Execution<'_> {
             started.elapsed(),
             chrono::Utc::now().timestamp(),
         );
+        // What is committed stays, and a repeat does not find it again: it is told in either case.
+        let report = Report::new(run, progress.counts.clone());
+        self.tell_findings(&report);
         match result {
             Ok(()) => {
-                let report = Report::new(run, progress.counts);
-                self.tell(&report, started.elapsed());
+                tell_success(&report, started.elapsed());
                 Ok(report)
             }
             Err(error) => Err(Error::RunFailed(self.fail(error, progress).await)),
@@ -94,7 +96,7 @@ impl Execution<'_> {
     }
 
     /// R9: the log and the metrics follow the findings, and so do the response and the exit code.
-    fn tell(&self, report: &Report, took: Duration) {
+    fn tell_findings(&self, report: &Report) {
         let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
         let metrics = &self.rater.metrics;
         let events = RunEvents {
@@ -115,21 +117,6 @@ impl Execution<'_> {
                 Severity::Info => tracing::info!(run_id, trigger, code, count, message),
             }
         }
-        tracing::info!(
-            run_id,
-            trigger,
-            events = counts.events,
-            rated_events = counts.rated_events,
-            inserted = counts.inserted_rollups,
-            updated = counts.updated_rollups,
-            unchanged = counts.unchanged_rollups,
-            deleted = counts.reconciled_deletions,
-            previous_cost = %counts.previous_cost,
-            total_cost = %counts.total_cost,
-            currency = report.currency,
-            milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "run succeeded"
-        );
     }
 
     async fn fail(&self, error: Error, progress: Progress) -> RunFailure {
@@ -153,6 +140,35 @@ impl Execution<'_> {
             left: left(window, Some(progress.end)),
         }
     }
+}
+
+/// Brings the series of every finding to life, at 0: an alert on an increase would not see a
+/// series that begins with its first finding.
+pub fn begin_findings(metrics: &Metrics) {
+    for trigger in [Trigger::Routine, Trigger::Backfill] {
+        for finding in findings(&Counts::one_of_each_finding(), trigger) {
+            metrics.finding(finding.code.as_str(), finding.severity.as_str(), trigger.as_str(), 0);
+        }
+    }
+}
+
+fn tell_success(report: &Report, took: Duration) {
+    let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
+    tracing::info!(
+        run_id,
+        trigger,
+        events = counts.events,
+        rated_events = counts.rated_events,
+        inserted = counts.inserted_rollups,
+        updated = counts.updated_rollups,
+        unchanged = counts.unchanged_rollups,
+        deleted = counts.reconciled_deletions,
+        previous_cost = %counts.previous_cost,
+        total_cost = %counts.total_cost,
+        currency = report.currency,
+        milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "run succeeded"
+    );
 }
 
 /// What is committed so far: everything from `end` on.

@@ -145,3 +145,22 @@ async fn events_come_in_from_standard_input_and_are_billed() {
     assert_eq!(wrong.code(), Some(1));
     assert!(wrong.stderr.contains("stdin:2"), "{}", wrong.stderr);
 }
+
+#[tokio::test]
+async fn a_reader_that_is_gone_does_not_change_how_rate_ends() {
+    use std::process::{Command, Stdio};
+    let rig = Rig::with_events([event("a"), event("b").model("acme/unknown")]).await;
+    for format in ["json", "csv", "table"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_rater"))
+            .args(["rate", "-o", format, "--server", &rig.service.url()])
+            .args(WINDOW)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(2), ""), "{format}");
+    }
+}

@@ -4,7 +4,7 @@
 use rater::proto::{FindingCode, RateWindowRequest, RatingResult, Severity};
 
 use crate::harness::{event, run};
-use crate::rig::{Rig, backfill, dearer, findings, hour, routine};
+use crate::rig::{BOOK, Rig, backfill, dearer, findings, hour, routine};
 
 /// A window with one rollup to delete and one that has shrunk.
 async fn vanished() -> Rig {
@@ -177,5 +177,43 @@ async fn r09_new_and_grown_rollups_are_no_finding() {
         let result = rig.rated(routine(10, 11)).await;
         assert_eq!((findings(&result), result.severity()), (vec![], Severity::Info));
         rig.insert([event(id)]).await;
+    }
+}
+
+#[tokio::test]
+async fn r09_a_run_that_fails_half_way_still_tells_what_its_committed_chunks_found() {
+    let rig = Rig::start(BOOK, &["--chunk-hours", "1"]).await;
+    rig.insert([event("a"), event("b").at("2026-06-01T09:15:00Z")]).await;
+    rig.rated(routine(9, 11)).await;
+    rig.sql("DELETE FROM billing_event").await;
+    // Its older hour fails; the newer one has lost a billed rollup for good.
+    rig.sql(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF OLD.window_start = '2026-06-01T09:00Z' THEN RAISE EXCEPTION 'no'; END IF; RETURN OLD; END $$;
+         CREATE TRIGGER no BEFORE DELETE ON rated_usage FOR EACH ROW EXECUTE FUNCTION no()",
+    )
+    .await;
+    assert_eq!(rig.refused(routine(9, 11)).await.metadata["hours_committed"], "1");
+    assert_eq!(level(&rig, "RECONCILED_DELETIONS", "routine").await, "ERROR");
+    assert_eq!(found(&rig, "RECONCILED_DELETIONS", "error", "routine").await.as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn r09_every_series_of_findings_is_there_at_0_before_the_first() {
+    let rig = Rig::start(BOOK, &[]).await;
+    for (code, on_routine, on_backfill) in [
+        ("RECONCILED_DELETIONS", "error", "info"),
+        ("SHRUNK_ROLLUPS", "error", "info"),
+        ("UNPRICED_EVENTS", "error", "error"),
+        ("UNATTRIBUTABLE_EVENTS", "error", "error"),
+        ("AMBIGUOUS_BASE_EVENTS", "error", "error"),
+        ("MALFORMED_EVENTS", "error", "error"),
+        ("UNEXPLAINED_ROLLUPS", "error", "error"),
+        ("RATE_DRIFT", "warning", "warning"),
+        ("CLAMPED_EVENTS", "warning", "warning"),
+    ] {
+        for (severity, trigger) in [(on_routine, "routine"), (on_backfill, "backfill")] {
+            assert_eq!(found(&rig, code, severity, trigger).await.as_deref(), Some("0"), "{code} {trigger}");
+        }
     }
 }
