@@ -1,6 +1,7 @@
 //! `rater rate`: rates a window, prints the result. Exit code 0: fine; 1: it failed; 2: it is
 //! rated, and a finding is an ERROR (R9).
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -121,27 +122,36 @@ fn details(failure: &Failure) -> String {
 fn print(response: &RateWindowResponse, format: Format) -> ExitCode {
     let result = response.result.clone().unwrap_or_default();
     let fields = fields(response, &result);
-    let printed = match format {
-        Format::Json => json_line("rating.v1.RateWindowResponse", response).map(|json| println!("{json}")),
+    let text = match format {
+        Format::Json => json_line("rating.v1.RateWindowResponse", response).map(|json| json + "\n"),
         Format::Csv => {
             let (names, values): (Vec<&str>, Vec<String>) = fields.into_iter().unzip();
-            csv(&names, &[values]).map(|text| print!("{text}"))
+            csv(&names, &[values])
         }
         Format::Table => {
             let rows: Vec<Vec<String>> =
                 fields.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-            println!("{}", table(&["result", ""], &rows));
+            let mut text = table(&["result", ""], &rows) + "\n";
             if !result.findings.is_empty() {
-                println!();
-                println!("{}", table(&["severity", "finding", "what"], &findings(&result)));
+                let findings = table(&["severity", "finding", "what"], &findings(&result));
+                text += &format!("\n{findings}\n");
             }
-            Ok(())
+            Ok(text)
         }
     };
-    match printed {
+    match text.and_then(|text| write(&text)) {
         Err(message) => fail(&message),
         Ok(()) if result.severity() == Severity::Error => ExitCode::from(2),
         Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
+/// Nobody may read it any more: the exit code still tells.
+fn write(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 

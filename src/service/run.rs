@@ -50,10 +50,12 @@ impl Execution<'_> {
             started.elapsed(),
             chrono::Utc::now().timestamp(),
         );
+        // What is committed stays, and a repeat does not find it again: it is told in either case.
+        let report = Report::new(run, progress.counts.clone());
+        self.tell_findings(&report);
         match result {
             Ok(()) => {
-                let report = Report::new(run, progress.counts);
-                self.tell(&report, started.elapsed());
+                tell_success(&report, started.elapsed());
                 Ok(report)
             }
             Err(error) => Err(Error::RunFailed(self.fail(error, progress).await)),
@@ -96,7 +98,7 @@ impl Execution<'_> {
     }
 
     /// R9: the log and the metrics follow the findings, and so do the response and the exit code.
-    fn tell(&self, report: &Report, took: Duration) {
+    fn tell_findings(&self, report: &Report) {
         let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
         let metrics = &self.rater.metrics;
         let events = RunEvents {
@@ -117,21 +119,6 @@ impl Execution<'_> {
                 Severity::Info => tracing::info!(run_id, trigger, code, count, message),
             }
         }
-        tracing::info!(
-            run_id,
-            trigger,
-            events = counts.events,
-            rated_events = counts.rated_events,
-            inserted = counts.inserted_rollups,
-            updated = counts.updated_rollups,
-            unchanged = counts.unchanged_rollups,
-            deleted = counts.reconciled_deletions,
-            previous_cost = %counts.previous_cost,
-            total_cost = %counts.total_cost,
-            currency = report.currency,
-            milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "run succeeded"
-        );
     }
 
     async fn fail(&self, error: Error, progress: Progress) -> RunFailure {
@@ -155,6 +142,25 @@ impl Execution<'_> {
             left: left(window, Some(progress.end)),
         }
     }
+}
+
+fn tell_success(report: &Report, took: Duration) {
+    let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
+    tracing::info!(
+        run_id,
+        trigger,
+        events = counts.events,
+        rated_events = counts.rated_events,
+        inserted = counts.inserted_rollups,
+        updated = counts.updated_rollups,
+        unchanged = counts.unchanged_rollups,
+        deleted = counts.reconciled_deletions,
+        previous_cost = %counts.previous_cost,
+        total_cost = %counts.total_cost,
+        currency = report.currency,
+        milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "run succeeded"
+    );
 }
 
 /// What is committed so far: everything from `end` on.

@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
 mod admin;
+mod cli;
 mod concurrency;
 mod embedded;
 mod events;
@@ -10,8 +11,12 @@ mod faults;
 mod harness;
 mod hostile;
 mod imports;
+mod invariants;
 mod migrations;
 mod plans;
 mod pricebooks;
+mod rate_window;
+mod reading;
+mod rig;
 mod stage;
 mod takeover;
