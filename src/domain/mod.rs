@@ -2,5 +2,6 @@
 
 pub mod money;
 pub mod pricebook;
+pub mod rating;
 pub mod violation;
 pub mod window;
