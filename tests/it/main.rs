@@ -5,3 +5,4 @@
 mod embedded;
 mod harness;
 mod imports;
+mod property;

@@ -105,7 +105,11 @@ fn rollup(
 
 /// R2, on the sums of a rollup.
 fn cost(rates: &Rates, billable: i64, cached: i64, completion: i64) -> Result<Money, MoneyError> {
-    rates.prompt.cost_of(billable)?.plus(rates.cached.cost_of(cached)?)?.plus(rates.completion.cost_of(completion)?)
+    rates
+        .prompt
+        .cost_of(billable)?
+        .plus(rates.cached.cost_of(cached)?)?
+        .plus(rates.completion.cost_of(completion)?)
 }
 
 /// R13: whether a row's cost is what its tokens and rates come to. An adopted row may lack the
@@ -126,11 +130,7 @@ fn explained(row: &Rollup) -> Result<bool, MoneyError> {
 }
 
 fn rates_of(row: &Rollup) -> Option<Rates> {
-    Some(Rates {
-        prompt: row.prompt_rate?,
-        cached: row.cached_rate?,
-        completion: row.completion_rate?,
-    })
+    Some(Rates { prompt: row.prompt_rate?, cached: row.cached_rate?, completion: row.completion_rate? })
 }
 
 /// R6: whether two rollups are the same but for the digest, which changes nothing by itself.
