@@ -30,7 +30,7 @@ use script::{Case, EventSpec, Mode};
 use table::Tables;
 
 const SEED: u64 = 20_260_601;
-const CASES: u64 = 600;
+const CASES: u64 = 400;
 const SOAK_CASES: u64 = 20_000;
 /// Each plays its share of the cases in a database of its own.
 const PLAYERS: u64 = 2;
@@ -59,7 +59,7 @@ fn every_run_does_what_the_oracle_says() {
     }
     let many = cases.end - cases.start;
     println!("{many} cases, {runs} runs, seed {seed}, {:?}\n{coverage}", begun.elapsed());
-    let missing = coverage.missing(if many >= CASES { 5 } else { 0 });
+    let missing = coverage.missing(if many >= CASES { 3 } else { 0 });
     assert!(missing.is_empty(), "these hardly occurred: {missing:#?}");
 }
 
@@ -107,7 +107,7 @@ fn the_tables_do_not_depend_on_the_chunks() {
         })
     };
     let played: Vec<_> = [1, 5, 24].map(play).into_iter().map(|thread| thread.join().unwrap()).collect();
-    assert!(played[0].iter().map(|tables| tables.rollups.len()).sum::<usize>() > 50);
+    assert!(played[0].iter().map(|tables| tables.rollups.len()).sum::<usize>() > 30);
     assert_eq!(played[0], played[2]);
     assert_eq!(played[1], played[2]);
 }

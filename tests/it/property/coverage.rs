@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rater::domain::rating::{AnomalyKind, Operation, Outcome, Rollup, Run, STANDARD, Settled};
+use rater::domain::money::Rate;
+use rater::domain::rating::{
+    AnomalyKey, AnomalyKind, MAX_BASE_MODELS, Operation, Outcome, Rollup, Run, STANDARD, Settled,
+};
 use rater::domain::window::{RateBasis, Trigger};
 
 use super::check::same_but_for_the_sample;
@@ -41,6 +44,7 @@ const REQUIRED: &[&str] = &[
     "anomaly unchanged, but for its sample",
     "anomaly of several base models",
     "anomaly of both, ambiguous and unpriced",
+    "anomaly of more base models than it names",
     "another class deleted",
     "kept rates replaced under the old digest",
     "same rates under the old digest",
@@ -149,7 +153,10 @@ impl Coverage {
             if anomaly.base_models.len() > 1 {
                 self.hit("anomaly of several base models");
             }
-            let unpriced = rater::domain::rating::AnomalyKey { kind: AnomalyKind::Unpriced, ..key.clone() };
+            if key.model_id == "ft:crowd" && anomaly.base_models.len() == MAX_BASE_MODELS {
+                self.hit("anomaly of more base models than it names");
+            }
+            let unpriced = AnomalyKey { kind: AnomalyKind::Unpriced, ..key.clone() };
             if key.kind == AnomalyKind::AmbiguousBase && outcome.anomalies.contains_key(&unpriced) {
                 self.hit("anomaly of both, ambiguous and unpriced");
             }
@@ -161,11 +168,8 @@ impl Coverage {
                 _ => {}
             }
         }
-        let inside = |key: &rater::domain::rating::AnomalyKey| {
-            run.from <= key.window_start && key.window_start < run.until
-        };
-        let gone =
-            |key: &&rater::domain::rating::AnomalyKey| inside(key) && !outcome.anomalies.contains_key(*key);
+        let inside = |key: &AnomalyKey| run.from <= key.window_start && key.window_start < run.until;
+        let gone = |key: &&AnomalyKey| inside(key) && !outcome.anomalies.contains_key(*key);
         if before.anomalies.keys().any(|key| gone(&key)) {
             self.hit("anomaly gone");
         }
@@ -177,7 +181,7 @@ fn rated(settled: &Settled) -> Option<i64> {
     (settled.operation != Operation::Left).then_some(settled.after.as_ref()?.event_count).flatten()
 }
 
-fn rates(rollup: &Rollup) -> [Option<rater::domain::money::Rate>; 3] {
+fn rates(rollup: &Rollup) -> [Option<Rate>; 3] {
     [rollup.prompt_rate, rollup.cached_rate, rollup.completion_rate]
 }
 

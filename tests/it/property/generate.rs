@@ -22,16 +22,11 @@ fn step(events: std::ops::Range<usize>) -> impl Strategy<Value = Step> {
         prop::collection::vec((index(), event()), 0..3),
         mostly_empty(adopted()),
         mostly_empty((index(), flaw())),
-        run(),
+        (run(), crowd()),
     )
-        .prop_map(|(add, remove, rename, alter, adopt, tamper, run)| Step {
-            add,
-            remove,
-            rename,
-            alter,
-            adopt,
-            tamper,
-            run,
+        .prop_map(|(mut add, remove, rename, alter, adopt, tamper, (run, crowd))| {
+            add.extend(crowd);
+            Step { add, remove, rename, alter, adopt, tamper, run }
         })
 }
 
@@ -45,7 +40,7 @@ fn mostly_empty<T: std::fmt::Debug + Clone + 'static>(
 fn run() -> impl Strategy<Value = RunSpec> {
     let mode = weighted(&[(4, Mode::Routine), (4, Mode::Backfill), (2, Mode::FrozenBackfill)]);
     let hours = weighted(&[(6, 3), (3, 1), (3, 2), (3, 5), (2, 24), (2, 29)]);
-    let chunk = weighted(&[(6, 24), (4, 5), (2, 1)]);
+    let chunk = weighted(&[(6, 24), (4, 5), (1, 1)]);
     let zone = select(vec![
         "UTC",
         "Asia/Kolkata",
@@ -82,6 +77,16 @@ fn event() -> impl Strategy<Value = EventSpec> {
             untimed,
         },
     )
+}
+
+/// Now and then, more base models on one rollup's events than an anomaly names.
+fn crowd() -> impl Strategy<Value = Vec<EventSpec>> {
+    const BASES: [&str; 12] = ["g0", "g1", "g2", "g3", "g4", "g5", "G6", "g10", "é7", "_8", "g 9", "G0"];
+    (event(), prop::bool::weighted(0.04)).prop_map(|(event, crowded)| {
+        let model = Some("ft:crowd");
+        let one = |base| EventSpec { base_model: Some(base), model, ..event.clone() };
+        BASES.into_iter().filter(|_| crowded).map(one).collect()
+    })
 }
 
 fn hour() -> impl Strategy<Value = i64> {
@@ -141,6 +146,7 @@ fn model() -> impl Strategy<Value = Option<&'static str>> {
         (1, Some("acme/large ")),
         (1, Some("FT:x")),
         (1, Some("ft:")),
+        (1, Some("ftx")),
         (1, Some("ft:x'")),
         (1, Some("unknown")),
         (1, Some("")),

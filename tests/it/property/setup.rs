@@ -18,7 +18,7 @@ pub fn case(seed: u64, number: u64) -> (TestRunner, impl ValueTree<Value = Case>
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes[8..16].copy_from_slice(&number.to_le_bytes());
-    let config = Config { failure_persistence: None, max_shrink_iters: 1_500, ..Config::default() };
+    let config = Config { failure_persistence: None, ..Config::default() };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let tree = generate::case().new_tree(&mut runner).unwrap();

@@ -42,16 +42,10 @@ pub async fn rate(
     execution: &Execution<'_>,
 ) -> sqlx::Result<Report> {
     let mut transaction = connection.begin().await?;
-    sqlx::query("SELECT set_config('TimeZone', $1, true)")
-        .bind(execution.time_zone)
-        .execute(&mut *transaction)
-        .await?;
-    for setting in
-        ["jit = off", "plan_cache_mode = force_custom_plan", "enable_sort = off", "enable_mergejoin = off"]
-    {
-        sqlx::raw_sql(AssertSqlSafe(format!("SET LOCAL {setting}"))).execute(&mut *transaction).await?;
-    }
-    let now = sqlx::query_scalar("SELECT now()").fetch_one(&mut *transaction).await?;
+    let sql = "SELECT now() FROM (SELECT set_config('TimeZone', $1, true), set_config('jit', 'off', true),
+        set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_sort', 'off', true),
+        set_config('enable_mergejoin', 'off', true) OFFSET 0) s";
+    let now = sqlx::query_scalar(sql).bind(execution.time_zone).fetch_one(&mut *transaction).await?;
     let mut report = Report {
         counts: Counts::default(),
         written: [0; 4],
