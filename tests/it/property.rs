@@ -31,7 +31,7 @@ use table::Tables;
 
 const SEED: u64 = 20_260_601;
 const CASES: u64 = 400;
-const SOAK_CASES: u64 = 20_000;
+const SOAK_CASES: u64 = 5_000;
 /// Each plays its share of the cases in a database of its own.
 const PLAYERS: u64 = 2;
 

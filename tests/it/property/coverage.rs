@@ -6,7 +6,7 @@ use std::fmt;
 
 use rater::domain::money::Rate;
 use rater::domain::rating::{
-    AnomalyKey, AnomalyKind, MAX_BASE_MODELS, Operation, Outcome, Rollup, Run, STANDARD, Settled,
+    Anomaly, AnomalyKey, AnomalyKind, MAX_BASE_MODELS, Operation, Outcome, Rollup, Run, STANDARD, Settled,
 };
 use rater::domain::window::{RateBasis, Trigger};
 
@@ -42,6 +42,10 @@ const REQUIRED: &[&str] = &[
     "anomaly gone",
     "anomaly unchanged",
     "anomaly unchanged, but for its sample",
+    "anomaly changed in its events alone",
+    "anomaly changed in its prompt tokens alone",
+    "anomaly changed in its cached tokens alone",
+    "anomaly changed in its completion tokens alone",
     "anomaly of several base models",
     "anomaly of both, ambiguous and unpriced",
     "anomaly of more base models than it names",
@@ -165,7 +169,12 @@ impl Coverage {
                 Some(held) if same_but_for_the_sample(&held.anomaly, anomaly) => {
                     self.hit("anomaly unchanged, but for its sample");
                 }
-                _ => {}
+                Some(held) => {
+                    if let Some(what) = only_difference(&held.anomaly, anomaly) {
+                        self.hit(&format!("anomaly changed in its {what} alone"));
+                    }
+                }
+                None => {}
             }
         }
         let inside = |key: &AnomalyKey| run.from <= key.window_start && key.window_start < run.until;
@@ -174,6 +183,19 @@ impl Coverage {
             self.hit("anomaly gone");
         }
     }
+}
+
+/// What alone two anomalies differ in, beside their samples.
+fn only_difference(one: &Anomaly, other: &Anomaly) -> Option<&'static str> {
+    let differences = [
+        ("base models", one.base_models != other.base_models),
+        ("events", one.events != other.events),
+        ("prompt tokens", one.prompt_tokens != other.prompt_tokens),
+        ("cached tokens", one.cached_tokens != other.cached_tokens),
+        ("completion tokens", one.completion_tokens != other.completion_tokens),
+    ];
+    let mut differing = differences.iter().filter(|(_, differ)| *differ);
+    differing.next().filter(|_| differing.next().is_none()).map(|(what, _)| *what)
 }
 
 /// The events of a rollup that the run wrote or would have written the same.

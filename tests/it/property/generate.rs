@@ -19,14 +19,16 @@ fn step(events: std::ops::Range<usize>) -> impl Strategy<Value = Step> {
         prop::collection::vec(event(), events),
         prop::collection::vec(index(), 0..3),
         prop::collection::vec(index(), 0..2),
+        prop::collection::vec(index(), 0..2),
+        prop::collection::vec((index(), 0usize..3), 0..2),
         prop::collection::vec((index(), event()), 0..3),
         mostly_empty(adopted()),
         mostly_empty((index(), flaw())),
         (run(), crowd()),
     )
-        .prop_map(|(mut add, remove, rename, alter, adopt, tamper, (run, crowd))| {
+        .prop_map(|(mut add, remove, rename, echo, nudge, alter, adopt, tamper, (run, crowd))| {
             add.extend(crowd);
-            Step { add, remove, rename, alter, adopt, tamper, run }
+            Step { add, remove, rename, echo, nudge, alter, adopt, tamper, run }
         })
 }
 
@@ -172,14 +174,20 @@ fn tokens() -> impl Strategy<Value = [Option<i32>; 3]> {
     let prompt = prop_oneof![20 => 0..2_000, 1 => Just(i32::MAX)];
     let cached = prop_oneof![6 => Just(0), 4 => 0..500, 2 => 0..3_000, 1 => Just(i32::MAX)];
     let completion = prop_oneof![20 => 0..2_000, 1 => Just(i32::MAX)];
+    let none = prop::bool::weighted(0.08);
     let bad = weighted(&[(60, None), (1, Some(None)), (1, Some(Some(-1))), (1, Some(Some(i32::MIN)))]);
-    (prompt, cached, completion, bad, 0usize..3).prop_map(|(prompt, cached, completion, bad, which)| {
-        let mut tokens = [Some(prompt), Some(cached), Some(completion)];
-        if let Some(count) = bad {
-            tokens[which] = count;
-        }
-        tokens
-    })
+    (prompt, cached, completion, none, bad, 0usize..3).prop_map(
+        |(prompt, cached, completion, none, bad, which)| {
+            let mut tokens = [Some(prompt), Some(cached), Some(completion)];
+            if none {
+                tokens = [Some(0); 3];
+            }
+            if let Some(count) = bad {
+                tokens[which] = count;
+            }
+            tokens
+        },
+    )
 }
 
 fn adopted() -> impl Strategy<Value = Adopted> {

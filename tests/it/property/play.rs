@@ -147,6 +147,16 @@ impl Player {
                 come.push((stage.request_id(), stage.events[id].clone()));
                 gone.push(id.clone());
             }
+            for index in &step.echo {
+                let event = stage.events[index.get(&known)].clone();
+                come.push((stage.request_id(), EventSpec { tokens: [Some(0); 3], ..event }));
+            }
+            for (index, which) in &step.nudge {
+                let id = index.get(&known);
+                let mut event = stage.events[id].clone();
+                event.tokens[*which] = event.tokens[*which].map(|count| count.saturating_add(1));
+                come.push((id.clone(), event));
+            }
             come.extend(step.alter.iter().map(|(index, event)| (index.get(&known).clone(), event.clone())));
         }
         for event in &step.add {

@@ -25,6 +25,10 @@ pub struct Step {
     pub remove: Vec<Index>,
     /// Events that another takes the place of, the same but for its request id.
     pub rename: Vec<Index>,
+    /// Events that another like them comes beside, which used no tokens.
+    pub echo: Vec<Index>,
+    /// Events with one more token of a kind.
+    pub nudge: Vec<(Index, usize)>,
     /// Events that come again with other content.
     pub alter: Vec<(Index, EventSpec)>,
     /// Rollups that come from elsewhere.
