@@ -56,7 +56,7 @@ impl Player {
 
     async fn step(&mut self, stage: &mut Stage<'_>, step: &Step) -> Result<(), String> {
         self.store(stage, step).await.map_err(|error| format!("storing: {error}"))?;
-        let elsewhere = stage.from_elsewhere(step);
+        let elsewhere = stage.changed_elsewhere(step);
         let put = elsewhere::put(&mut self.connection, &self.checks, &elsewhere).await;
         put.map_err(|error| format!("putting rows from elsewhere: {error}"))?;
         let before = table::read(&mut self.connection, stage.start).await.map_err(|e| e.to_string())?;
@@ -207,7 +207,7 @@ impl Stage<'_> {
     }
 
     /// What comes from elsewhere in a step, by its key: adopted, or changed from what is held.
-    fn from_elsewhere(&mut self, step: &Step) -> Vec<(RollupKey, Rollup, String)> {
+    fn changed_elsewhere(&mut self, step: &Step) -> Vec<(RollupKey, Rollup, String)> {
         let mut rollups: BTreeMap<RollupKey, Rollup> = BTreeMap::new();
         let held: Vec<_> = self.tables.rollups.iter().collect();
         for (index, flaw) in step.tamper.iter().filter(|_| !held.is_empty()) {
