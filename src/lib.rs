@@ -14,14 +14,19 @@
 //! - [`service`]: use cases, one file each: what an RPC does, without gRPC.
 //! - [`grpc`]: tonic only: conversion, status, server, client.
 //! - [`cli`]: one file a command.
+//! - [`admin`]: metrics, health and readiness over HTTP.
+//! - [`metrics`], [`telemetry`]: what is counted and how it is logged; nothing of ours inside.
 //! - [`proto`]: the generated contract, seen by `grpc` and `cli` alone.
 //!
 //! The invariants R1 to R15 are listed in ARCHITECTURE.md with the place that enforces each.
 
+pub mod admin;
 pub mod cli;
 pub mod domain;
 pub mod embedded_postgres;
 pub mod grpc;
+pub mod metrics;
 pub mod proto;
 pub mod service;
 pub mod store;
+pub mod telemetry;

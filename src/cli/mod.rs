@@ -1,3 +1,78 @@
-//! The command line, one file a command.
+//! The command line, one file a command. What a command prints on standard output is its
+//! result and nothing else; an error is one line on standard error.
 
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod client;
+pub mod database;
+pub mod duration;
+pub mod events;
+pub mod health;
+pub mod migrate;
+pub mod output;
+pub mod rate;
+pub mod serve;
+mod time;
+pub mod usage;
 pub mod validate;
+
+/// Exact, explainable usage rating for LLM platforms
+#[derive(Debug, Parser)]
+#[command(name = "rater", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<serve::Serve>),
+    Migrate(migrate::Migrate),
+    Rate(rate::Rate),
+    Validate(validate::Validate),
+    Usage(usage::Usage),
+    Events(events::Events),
+    Health(health::Health),
+}
+
+/// Runs the command that the process was started with. Exit codes: 0 fine, 1 failed, 2 rated
+/// with findings of severity ERROR. A wrong command line is 1, too: 2 has its own meaning.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let failed = error.use_stderr();
+            // A closed pipe has nobody to tell.
+            let _ = error.print();
+            return if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("can't start: {error}")),
+    };
+    runtime.block_on(async {
+        match cli.command {
+            Command::Serve(serve) => serve.run().await,
+            Command::Migrate(migrate) => migrate.run().await,
+            Command::Rate(rate) => rate.run().await,
+            Command::Validate(validate) => validate.run(),
+            Command::Usage(usage) => usage.run().await,
+            Command::Events(events) => events.run().await,
+            Command::Health(health) => health.run().await,
+        }
+    })
+}
+
+/// One line on standard error, and exit code 1.
+fn fail(message: &str) -> ExitCode {
+    eprintln!("rater: {}", output::printable(message));
+    ExitCode::FAILURE
+}
+
+/// One line on standard error.
+fn warn(message: &str) {
+    eprintln!("rater: {}", output::printable(message));
+}

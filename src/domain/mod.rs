@@ -1,7 +1,10 @@
 //! The rules of rating, pure: no I/O, no clock, no async. It imports nothing of ours.
 
+pub mod event;
 pub mod money;
+pub mod outcome;
 pub mod pricebook;
 pub mod rating;
+pub mod text;
 pub mod violation;
 pub mod window;

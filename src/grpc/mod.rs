@@ -1,1 +1,9 @@
 //! tonic only: conversion, status, layers, server and client.
+
+pub mod client;
+pub mod convert;
+mod deadline;
+pub mod events;
+pub mod rating;
+pub mod server;
+pub mod status;

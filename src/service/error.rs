@@ -2,9 +2,10 @@
 //! (`grpc/status.rs` gives each its code). What is for the log alone (SQL, addresses) stays
 //! in the store's error and has no way to the client.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::domain::violation::Violation;
+use crate::domain::window::Window;
 use crate::store;
 
 /// Every way in which a use case ends without its result.
@@ -22,9 +23,142 @@ pub enum Error {
     /// Too many calls at once.
     #[error("too many calls at once; try again")]
     Overloaded,
+    /// An overlapping run holds the lease (R8).
+    #[error("run {run_id} is rating hours of this window; try again when it has ended")]
+    WindowBusy {
+        /// The holder.
+        run_id: String,
+        /// When its lease ends unless it is renewed.
+        until: DateTime<Utc>,
+    },
+    /// The window reaches past the last closed hour (R15).
+    #[error("{field} lies past {}, where closed hours end; end the window there or wait", rfc3339(*closing_limit))]
+    WindowNotClosed {
+        /// The field that reaches too far.
+        field: &'static str,
+        /// Where closed hours end.
+        closing_limit: DateTime<Utc>,
+    },
+    /// The loaded pricebook is not the one that the caller expects.
+    #[error("the loaded pricebook has the digest {loaded}, not the expected one")]
+    PricebookMismatch {
+        /// What is loaded.
+        loaded: String,
+    },
+    /// The window holds rows in another currency (R13).
+    #[error("the window holds rated usage in {found}, and the pricebook is in {book}")]
+    CurrencyMismatch {
+        /// The currency that is there.
+        found: String,
+        /// The pricebook's.
+        book: String,
+    },
+    /// The request id stands for a run with other arguments.
+    #[error("request_id stands for another request, with other arguments (run {run_id}); use a new one")]
+    RequestIdReused {
+        /// The run it stands for.
+        run_id: String,
+    },
+    /// No pricebook with this digest is known.
+    #[error("no pricebook with this digest is loaded or has priced a run")]
+    PricebookNotFound,
+    /// A run began and could not be finished.
+    #[error("run {} failed: {}", .0.run_id, .0.message)]
+    RunFailed(RunFailure),
+    /// The service is on its way out.
+    #[error("the service is stopping; try again")]
+    ShuttingDown,
     /// The store said no; its own text stays in the log.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// A defect of ours, such as a task that panicked.
+    #[error("internal error; the log has the details")]
+    Internal,
+}
+
+/// How a run failed, as its record keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFailure {
+    /// The run.
+    pub run_id: String,
+    /// Why.
+    pub reason: FailureReason,
+    /// For a person.
+    pub message: String,
+    /// Hours committed before.
+    pub hours_committed: i64,
+    /// What was not rated.
+    pub left: Option<Window>,
+}
+
+/// Why a run fails: the ErrorInfo reasons that a run's record can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureReason {
+    /// Rows in another currency turned up.
+    CurrencyMismatch,
+    /// Another run took over, or the lease ended without a sign of life.
+    LeaseLost,
+    /// The database went away; the chunk in hand was not committed.
+    DatabaseUnavailable,
+    /// The connection broke at commit.
+    OutcomeUnknown,
+    /// The service was stopped.
+    ShuttingDown,
+    /// A cost past what can be kept exactly.
+    CostOutOfRange,
+    /// A defect of ours.
+    Internal,
+}
+
+impl FailureReason {
+    /// Every reason, with its name on the wire and in the record.
+    const NAMES: [(FailureReason, &'static str); 7] = [
+        (FailureReason::CurrencyMismatch, "CURRENCY_MISMATCH"),
+        (FailureReason::LeaseLost, "LEASE_LOST"),
+        (FailureReason::DatabaseUnavailable, "DATABASE_UNAVAILABLE"),
+        (FailureReason::OutcomeUnknown, "OUTCOME_UNKNOWN"),
+        (FailureReason::ShuttingDown, "SHUTTING_DOWN"),
+        (FailureReason::CostOutOfRange, "COST_OUT_OF_RANGE"),
+        (FailureReason::Internal, "INTERNAL"),
+    ];
+
+    /// As the wire and the record say it.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES.iter().find(|(reason, _)| *reason == self).map_or("INTERNAL", |(_, name)| name)
+    }
+
+    /// From the record; an unknown one is a newer version's.
+    pub fn parse(name: &str) -> FailureReason {
+        Self::NAMES.iter().find(|(_, n)| *n == name).map_or(FailureReason::Internal, |(reason, _)| *reason)
+    }
+}
+
+impl From<&Error> for FailureReason {
+    fn from(error: &Error) -> FailureReason {
+        match error {
+            Error::RunFailed(failure) => failure.reason,
+            Error::ShuttingDown => FailureReason::ShuttingDown,
+            Error::CurrencyMismatch { .. } => FailureReason::CurrencyMismatch,
+            Error::Store(store::Error::ForeignCurrency(_)) => FailureReason::CurrencyMismatch,
+            Error::Store(store::Error::LeaseLost) => FailureReason::LeaseLost,
+            Error::Store(store::Error::Unavailable(_) | store::Error::Cancelled(_)) => {
+                FailureReason::DatabaseUnavailable
+            }
+            Error::Store(store::Error::OutcomeUnknown(_)) => FailureReason::OutcomeUnknown,
+            Error::Store(store::Error::CostOutOfRange) => FailureReason::CostOutOfRange,
+            Error::Store(store::Error::Inconsistent(_) | store::Error::Internal(_))
+            | Error::Internal
+            | Error::Invalid(_)
+            | Error::Unimplemented(_)
+            | Error::EventConflict(_)
+            | Error::Overloaded
+            | Error::WindowBusy { .. }
+            | Error::WindowNotClosed { .. }
+            | Error::PricebookMismatch { .. }
+            | Error::RequestIdReused { .. }
+            | Error::PricebookNotFound => FailureReason::Internal,
+        }
+    }
 }
 
 /// The first violation, and how many more there are: one line for a person.
@@ -38,5 +172,5 @@ fn summary(violations: &[Violation]) -> String {
 
 /// A time as messages print it: `2026-06-01T00:00:00Z`.
 pub fn rfc3339(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }

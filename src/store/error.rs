@@ -13,6 +13,23 @@ pub enum Error {
     /// is safe to repeat.
     #[error("the connection broke while committing; it is safe to repeat the call")]
     OutcomeUnknown(#[source] sqlx::Error),
+    /// A statement took longer than it may, or an operator cancelled it.
+    #[error(
+        "a statement was cancelled: it took too long, or someone stopped it; nothing of it was committed"
+    )]
+    Cancelled(#[source] sqlx::Error),
+    /// Another run took over: the step in hand was not committed (R8).
+    #[error("another run took over; the hours in hand were not committed")]
+    LeaseLost,
+    /// The window holds rows in another currency than the pricebook's (R13).
+    #[error("the window holds rated usage in {0}, another currency than the pricebook's")]
+    ForeignCurrency(String),
+    /// A rollup's cost, or a total, is past what a row can hold.
+    #[error("a cost in this window is too large to be kept exactly; look at its token counts and rates")]
+    CostOutOfRange,
+    /// What was about to be committed did not add up; it was rolled back.
+    #[error("a check before commit failed and nothing of this step was written; the log has the details")]
+    Inconsistent(&'static str),
     /// Everything else is a defect of ours.
     #[error("internal error; the log has the details")]
     Internal(#[source] sqlx::Error),
@@ -28,7 +45,11 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Error::Unavailable(error),
             sqlx::Error::Database(db) => match db.code() {
+                Some(code) if code == "57014" => Error::Cancelled(error),
                 Some(code) if is_unavailable(&code) => Error::Unavailable(error),
+                // numeric_value_out_of_range: a sum of tokens past bigint.
+                Some(code) if code == "22003" => Error::CostOutOfRange,
+                _ if db.constraint() == Some("rated_usage_money_fits") => Error::CostOutOfRange,
                 _ => Error::Internal(error),
             },
             _ => Error::Internal(error),

@@ -1,9 +1,21 @@
 //! The database: sqlx stays inside this folder. One file a table or statement; the long
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
+mod chunk;
 mod db;
+mod detached;
 mod error;
+pub mod events;
+mod lease;
 pub mod migrations;
+pub mod pricebook;
+mod rated_usage;
+mod run;
 
+pub use chunk::{Chunk, Rules};
 pub use db::{Db, DbOptions};
+pub use detached::detached;
 pub use error::Error;
+pub use lease::{Holder, Lease};
+pub use rated_usage::{UsageFilter, UsageKey, UsageRow};
+pub use run::{Begun, Known, NewRun, RunRecord};

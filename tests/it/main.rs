@@ -2,7 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
+mod admin;
 mod embedded;
+mod events;
 mod harness;
 mod imports;
+mod migrations;
+mod pricebooks;
 mod property;

@@ -92,7 +92,7 @@ fn play_cases(seed: u64, cases: &[u64]) -> (Coverage, u64) {
 #[test]
 fn the_tables_do_not_depend_on_the_chunks() {
     const CASES: u64 = 16;
-    let play = |hours: i64| {
+    let play = |hours: u32| {
         std::thread::spawn(move || {
             let runtime = runtime();
             let (mut player, _db) = runtime.block_on(setup::player());

@@ -17,8 +17,9 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::money::{Money, MoneyError, Rate};
+use crate::domain::outcome::Counts;
 use crate::domain::pricebook::Pricebook;
-use crate::domain::window::{RateBasis, Trigger};
+use crate::domain::window::{RateBasis, Trigger, Window};
 pub use anomaly::{Anomaly, AnomalyKey, AnomalyKind, MAX_BASE_MODELS};
 use classify::Produced;
 pub use reconcile::{Operation, Settled};
@@ -94,10 +95,8 @@ pub struct Rollup {
 /// What a run is asked to do.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'b> {
-    /// The window's first hour.
-    pub from: DateTime<Utc>,
-    /// The end of the window, which is not in it.
-    pub until: DateTime<Utc>,
+    /// The hours to rate.
+    pub window: Window,
     /// Who wants it.
     pub trigger: Trigger,
     /// What billed rollups are rated at.
@@ -119,57 +118,9 @@ pub struct Outcome {
     pub foreign_currency: Option<String>,
 }
 
-/// The counts of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Events in the window.
-    pub events: i64,
-    /// Events of the rollups that the run produced.
-    pub rated_events: i64,
-    /// Events that no rate resolves for.
-    pub unpriced_events: i64,
-    /// Events without an identity or a model.
-    pub unattributable_events: i64,
-    /// Events of rollups that resolve through more than one base model.
-    pub ambiguous_base_events: i64,
-    /// Events with a negative or a missing token count.
-    pub malformed_events: i64,
-    /// Rated events with more cached tokens than prompt tokens.
-    pub clamped_events: i64,
-    /// New rollups.
-    pub inserted_rollups: i64,
-    /// Replaced rollups.
-    pub updated_rollups: i64,
-    /// Rollups that stay as they are, those that were left among them.
-    pub unchanged_rollups: i64,
-    /// Rollups that this run did not produce.
-    pub reconciled_deletions: i64,
-    /// Replaced rollups of fewer events than were billed.
-    pub shrunk_rollups: i64,
-    /// Rollups whose kept rates differ from the pricebook's.
-    pub rate_drift_rollups: i64,
-    /// Rollups that were left because their rates do not explain them.
-    pub unexplained_rollups: i64,
-    /// What the window was billed at before.
-    pub previous_cost: Money,
-    /// What it is billed at now.
-    pub total_cost: Money,
-}
-
-impl Counts {
-    /// R4: every event of the window is counted once.
-    pub fn conserved(&self) -> bool {
-        let withheld = self.unpriced_events
-            + self.unattributable_events
-            + self.ambiguous_base_events
-            + self.malformed_events;
-        self.rated_events + withheld == self.events
-    }
-}
-
 impl Run<'_> {
     fn covers(&self, instant: DateTime<Utc>) -> bool {
-        self.from <= instant && instant < self.until
+        self.window.start <= instant && instant < self.window.end
     }
 }
 

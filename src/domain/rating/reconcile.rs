@@ -3,7 +3,7 @@
 
 use super::classify::Produced;
 use super::{Rollup, Run};
-use crate::domain::money::{Money, MoneyError};
+use crate::domain::money::{MAX_SCALE, Money, MoneyError};
 use crate::domain::pricebook::Rates;
 use crate::domain::window::{RateBasis, Trigger};
 
@@ -112,8 +112,9 @@ fn cost(rates: &Rates, billable: i64, cached: i64, completion: i64) -> Result<Mo
         .plus(rates.completion.cost_of(completion)?)
 }
 
-/// R13: whether a row's cost is what its tokens and rates come to. An adopted row may lack the
-/// billable tokens; then they are what its cached tokens leave of its prompt.
+/// R13: whether a row's cost is what its tokens and rates come to, in amounts that a row of ours
+/// can hold: others can't be kept on one. An adopted row may lack the billable tokens; then they
+/// are what its cached tokens leave of its prompt.
 fn explained(row: &Rollup) -> Result<bool, MoneyError> {
     let left = || Some((row.prompt_tokens? - row.cached_tokens?).max(0));
     let parts = (
@@ -126,7 +127,10 @@ fn explained(row: &Rollup) -> Result<bool, MoneyError> {
     let (Some(billed), Some(rates), Some(billable), Some(cached), Some(completion)) = parts else {
         return Ok(false);
     };
-    Ok(cost(&rates, billable, cached, completion)? == billed)
+    let Rates { prompt, cached: cached_rate, completion: completion_rate } = rates;
+    let holds = [prompt, cached_rate, completion_rate].iter().all(|rate| rate.scale() <= MAX_SCALE)
+        && billed >= Money::ZERO;
+    Ok(holds && cost(&rates, billable, cached, completion)? == billed)
 }
 
 fn rates_of(row: &Rollup) -> Option<Rates> {

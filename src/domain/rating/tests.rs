@@ -49,7 +49,8 @@ type Held = BTreeMap<RollupKey, Rollup>;
 
 /// The window of 10 and 11 o'clock.
 fn rated(book: &Pricebook, trigger: Trigger, basis: RateBasis, events: &[Event], held: &Held) -> Outcome {
-    let run = Run { from: at("10:00:00"), until: at("12:00:00"), trigger, basis, book };
+    let window = Window { start: at("10:00:00"), end: at("12:00:00") };
+    let run = Run { window, trigger, basis, book };
     let outcome = rate(&run, events, held).expect("exact");
     assert!(outcome.counts.conserved(), "{:?}", outcome.counts);
     outcome
@@ -114,7 +115,7 @@ fn r3_an_event_is_withheld_under_the_first_kind_that_applies() {
         with_base("", event("9", "ft:x", [1, 0, 0])),
     ];
     let outcome = backfill(&book(BOOK), &events, &Held::new());
-    let counts = outcome.counts;
+    let counts = &outcome.counts;
     assert_eq!((counts.unattributable_events, counts.malformed_events), (2, 2));
     assert_eq!((counts.unpriced_events, counts.rated_events), (5, 0));
     assert!(outcome.rollups.is_empty());
@@ -215,12 +216,21 @@ fn r10_a_routine_run_leaves_what_it_cannot_explain_and_a_backfill_prices_it() {
         held.values_mut().for_each(spoil);
         held
     };
-    let unexplained: [fn(&mut Rollup); 5] = [
+    let unexplained: [fn(&mut Rollup); 7] = [
         |row| row.cost = Some(Money::ZERO),
         |row| row.cost = None,
         |row| row.cached_rate = None,
         |row| row.completion_tokens = None,
         |row| (row.billable_prompt_tokens, row.prompt_tokens) = (None, None),
+        // What a row of ours could not hold, even where the sum is right.
+        |row| {
+            row.completion_tokens = Some(-1);
+            row.cost = Money::parse("-0.000012").ok();
+        },
+        |row| {
+            row.prompt_rate = Rate::parse("0.0000000000001").ok();
+            row.cost = Money::parse("0.0000000000001").ok();
+        },
     ];
     for held in unexplained.map(spoil) {
         for events in [&events[..], &[]] {

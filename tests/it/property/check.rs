@@ -60,7 +60,7 @@ pub fn check(observed: &Observed<'_>, outcome: &Outcome) -> Result<(), String> {
 }
 
 fn inside(observed: &Observed<'_>, hour: DateTime<Utc>) -> bool {
-    observed.run.from <= hour && hour < observed.run.until
+    observed.run.window.start <= hour && hour < observed.run.window.end
 }
 
 fn expected_rollups(

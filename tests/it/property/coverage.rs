@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rater::domain::money::Rate;
+use rater::domain::money::{MAX_SCALE, Money, Rate};
 use rater::domain::rating::{
     Anomaly, AnomalyKey, AnomalyKind, MAX_BASE_MODELS, Operation, Outcome, Rollup, Run, STANDARD, Settled,
 };
@@ -58,6 +58,8 @@ const REQUIRED: &[&str] = &[
     "kept without billable tokens",
     "currency filled in",
     "explained by nothing, priced by a backfill",
+    "too fine a rate, replaced",
+    "negative cost, replaced",
 ];
 
 /// Counts of what occurred.
@@ -146,6 +148,12 @@ impl Coverage {
         if before.currency.is_none() {
             self.hit("currency filled in");
         }
+        if before.prompt_rate.is_some_and(|rate| rate.scale() > MAX_SCALE) {
+            self.hit("too fine a rate, replaced");
+        }
+        if before.cost.is_some_and(|cost| cost < Money::ZERO) {
+            self.hit("negative cost, replaced");
+        }
         if before.cost.is_none() || rates(before).contains(&None) {
             self.hit("explained by nothing, priced by a backfill");
         }
@@ -177,7 +185,8 @@ impl Coverage {
                 None => {}
             }
         }
-        let inside = |key: &AnomalyKey| run.from <= key.window_start && key.window_start < run.until;
+        let inside =
+            |key: &AnomalyKey| run.window.start <= key.window_start && key.window_start < run.window.end;
         let gone = |key: &&AnomalyKey| inside(key) && !outcome.anomalies.contains_key(*key);
         if before.anomalies.keys().any(|key| gone(&key)) {
             self.hit("anomaly gone");

@@ -67,6 +67,15 @@ pub fn flawed(mut rollup: Rollup, flaw: Flaw) -> Rollup {
         Flaw::NoCompletion => rollup.completion_tokens = None,
         Flaw::NoCount => rollup.event_count = None,
         Flaw::MoreEvents => rollup.event_count = rollup.event_count.map(|count| count + 3),
+        Flaw::TooFine => {
+            rollup.prompt_rate = Rate::parse("0.0000000000001").ok();
+            rollup.cost = cost(&rollup);
+        }
+        Flaw::Negative => {
+            rollup.completion_tokens = Some(-3_000_000);
+            rollup.completion_rate = Rate::parse("999").ok();
+            rollup.cost = cost(&rollup);
+        }
         Flaw::OtherRates => {
             rollup.prompt_rate = Rate::parse("0.000007").ok();
             rollup.completion_rate = Rate::parse("0.25").ok();

@@ -229,6 +229,8 @@ fn flaw() -> impl Strategy<Value = Flaw> {
         (1, Flaw::NoCached),
         (1, Flaw::NoCompletion),
         (1, Flaw::NoCount),
+        (2, Flaw::TooFine),
+        (2, Flaw::Negative),
         (2, Flaw::MoreEvents),
         (4, Flaw::NoDigest),
         (2, Flaw::NoCurrency),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rater::domain::rating::{self, Event, Operation, Outcome, Rollup, RollupKey, Run};
-use rater::domain::window::{RateBasis, Trigger};
+use rater::domain::window::{RateBasis, Trigger, Window};
 use sqlx::PgConnection;
 
 use super::check::{Observed, check};
@@ -87,11 +87,12 @@ impl Player {
             Mode::Backfill => (Trigger::Backfill, RateBasis::Pricebook),
             Mode::FrozenBackfill => (Trigger::Backfill, RateBasis::Frozen),
         };
-        let run = Run { from, until: from + TimeDelta::hours(spec.hours), trigger, basis, book: &book };
+        let window = Window { start: from, end: from + TimeDelta::hours(spec.hours) };
+        let run = Run { window, trigger, basis, book: &book };
         let held = before.rollups.iter().map(|(key, row)| (key.clone(), row.rollup.clone())).collect();
         let outcome = rating::rate(&run, &stage.metered(), &held).map_err(|error| error.to_string())?;
         self.coverage.observe(&run, &before, &outcome);
-        if spec.hours > spec.chunk_hours {
+        if spec.hours > i64::from(spec.chunk_hours) {
             self.coverage.hit("run in chunks");
         }
         (self.runs, self.fence) = (self.runs + 1, self.fence + 1);

@@ -45,7 +45,7 @@ pub struct RunSpec {
     pub mode: Mode,
     pub from: i64,
     pub hours: i64,
-    pub chunk_hours: i64,
+    pub chunk_hours: u32,
     pub time_zone: &'static str,
 }
 
@@ -105,6 +105,10 @@ pub enum Flaw {
     NoCount,
     /// More events than there are.
     MoreEvents,
+    /// A rate that is finer than one of ours can be, and the cost that it comes to.
+    TooFine,
+    /// Fewer tokens than none, and the cost that they come to.
+    Negative,
     /// Other rates, and the cost that they come to.
     OtherRates,
     NoDigest,

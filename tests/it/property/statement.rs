@@ -1,11 +1,12 @@
 //! The rating statement as a run executes it, chunk by chunk: the one place to change when it
 //! is to be reached through the service.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rater::domain::money::Money;
+use rater::domain::outcome::Counts;
 use rater::domain::pricebook::{Pricebook, RateRow, Rates};
-use rater::domain::rating::{Counts, Run};
-use rater::domain::window::{RateBasis, Trigger};
+use rater::domain::rating::Run;
+use rater::domain::window::{RateBasis, Trigger, Window};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use uuid::Uuid;
@@ -16,7 +17,7 @@ const STATEMENT: &str = include_str!("../../../src/store/sql/rate_chunk.sql");
 pub struct Execution<'a> {
     pub run_id: &'a str,
     pub fence: i64,
-    pub chunk_hours: i64,
+    pub chunk_hours: u32,
     pub time_zone: &'a str,
     /// The first chunk's batch of change records; the next has the next number.
     pub first_batch: u128,
@@ -54,14 +55,11 @@ pub async fn rate(
         batches: Vec::new(),
         now,
     };
-    let mut until = run.until;
-    while until > run.from {
-        let from = run.from.max(until - TimeDelta::hours(execution.chunk_hours));
+    for window in run.window.chunks(execution.chunk_hours) {
         let batch = Uuid::from_u128(execution.first_batch + report.batches.len() as u128);
-        let row = chunk(&mut transaction, run, (from, until), execution, batch).await?;
+        let row = chunk(&mut transaction, run, window, execution, batch).await?;
         report.batches.push(batch);
         add(&mut report, &row)?;
-        until = from;
     }
     match report.foreign_currency {
         Some(_) => transaction.rollback().await?,
@@ -73,12 +71,11 @@ pub async fn rate(
 async fn chunk(
     connection: &mut PgConnection,
     run: &Run<'_>,
-    (from, until): (DateTime<Utc>, DateTime<Utc>),
+    window: Window,
     execution: &Execution<'_>,
     batch: Uuid,
 ) -> sqlx::Result<PgRow> {
-    let hours = (until - from).num_hours();
-    let hours: Vec<DateTime<Utc>> = (0..hours).map(|hour| from + TimeDelta::hours(hour)).collect();
+    let Window { start: from, end: until } = window;
     let mut query = sqlx::query(AssertSqlSafe(statement()))
         .bind(from)
         .bind(until)
@@ -101,7 +98,7 @@ async fn chunk(
             .bind(rates(|rates| rates.cached.to_string()))
             .bind(rates(|rates| rates.completion.to_string()));
     }
-    query.bind(hours).fetch_one(connection).await
+    query.bind(window.hours().collect::<Vec<_>>()).fetch_one(connection).await
 }
 
 fn tables(book: &Pricebook, from: DateTime<Utc>, until: DateTime<Utc>) -> [Vec<RateRow>; 2] {

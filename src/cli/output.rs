@@ -1,0 +1,154 @@
+//! Printing results: proto3 JSON with the proto's field names, tables, CSV.
+//!
+//! JSON has every field that isn't a message, also at its default, so that its shape is
+//! always the same for a program that reads it; 64-bit integers are strings, as the mapping
+//! says. Nothing here writes to a stream: that is the command's.
+
+use std::io::IsTerminal;
+use std::sync::LazyLock;
+
+use comfy_table::{CellAlignment, Table, presets};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+
+use crate::proto::DESCRIPTOR_SET;
+
+/// How a command prints its result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// One JSON object a line
+    Json,
+    /// With a line of headers
+    Csv,
+}
+
+/// The descriptor of a message of the contract, by its full name (`rating.v1.Run`).
+pub fn descriptor(full_name: &str) -> Option<MessageDescriptor> {
+    static POOL: LazyLock<Option<DescriptorPool>> =
+        LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR_SET).ok());
+    POOL.as_ref()?.get_message_by_name(full_name)
+}
+
+/// A message as one line of proto3 JSON, without the line's end. It fails only when
+/// `full_name` isn't the message's own.
+pub fn json_line<M: Message>(full_name: &str, message: &M) -> Result<String, String> {
+    let descriptor =
+        descriptor(full_name).ok_or_else(|| format!("the contract has no message {full_name}"))?;
+    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
+        .map_err(|error| format!("{full_name}: {error}"))?;
+    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
+    let mut json = serde_json::Serializer::new(Vec::new());
+    dynamic.serialize_with_options(&mut json, &options).map_err(|error| format!("{full_name}: {error}"))?;
+    String::from_utf8(json.into_inner()).map_err(|error| format!("{full_name}: {error}"))
+}
+
+/// A table, without the last line's end. Columns of numbers are aligned to the right. Lines
+/// only on a terminal: elsewhere something reads it.
+pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
+    draw(headers, rows, std::io::stdout().is_terminal())
+}
+
+fn draw(headers: &[&str], rows: &[Vec<String>], lines: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(if lines { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
+    table.set_header(headers.iter().copied());
+    for row in rows {
+        table.add_row(row.iter().map(|cell| printable(cell)));
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if !lines {
+            column.set_padding((0, 2));
+        }
+        if rows.iter().filter_map(|row| row.get(index)).all(|cell| is_number(cell)) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// CSV with its headers, each line ended.
+pub fn csv(headers: &[&str], rows: &[Vec<String>]) -> Result<String, String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(headers).map_err(|error| error.to_string())?;
+    for row in rows {
+        writer.write_record(row).map_err(|error| error.to_string())?;
+    }
+    let bytes = writer.into_inner().map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|error| error.to_string())
+}
+
+/// Text from elsewhere without control characters, which could break a line or steer a
+/// terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_debug())
+        } else {
+            out.push(c)
+        }
+        out
+    })
+}
+
+/// A plain decimal, or nothing, which aligns with anything.
+fn is_number(cell: &str) -> bool {
+    let digits = cell.strip_prefix('-').unwrap_or(cell);
+    cell.is_empty()
+        || digits.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{BillingEvent, RecordEventsResponse, RejectedEvent};
+
+    fn rows() -> Vec<Vec<String>> {
+        vec![
+            vec!["acme".into(), "1".into(), "0.5".into()],
+            vec!["a\n\u{1b}[31m".into(), "-1200".into(), "".into()],
+        ]
+    }
+
+    #[test]
+    fn json_has_the_protos_names_and_a_shape_that_does_not_change() {
+        let empty = json_line("rating.v1.RecordEventsResponse", &RecordEventsResponse::default());
+        assert_eq!(empty.as_deref(), Ok(r#"{"stored":"0","duplicates":"0","rejected":[]}"#));
+        let rejected = RejectedEvent { index: 3, request_id: "r".into(), ..RejectedEvent::default() };
+        let response = RecordEventsResponse { stored: 1, duplicates: 2, rejected: vec![rejected] };
+        assert_eq!(
+            json_line("rating.v1.RecordEventsResponse", &response).as_deref(),
+            Ok(concat!(
+                r#"{"stored":"1","duplicates":"2","rejected":"#,
+                r#"[{"index":3,"request_id":"r","field":"","reason":""}]}"#
+            ))
+        );
+        let time = prost_types::Timestamp { seconds: -1, nanos: 999_998_000 };
+        let event = BillingEvent { event_time: Some(time), ..BillingEvent::default() };
+        let json = json_line("rating.v1.BillingEvent", &event).expect("its own name");
+        assert!(json.ends_with(r#""aborted":false,"event_time":"1969-12-31T23:59:59.999998Z"}"#), "{json}");
+    }
+
+    #[test]
+    fn a_name_that_is_not_in_the_contract_is_an_error() {
+        assert!(json_line("rating.v1.Nothing", &RecordEventsResponse::default()).is_err());
+    }
+
+    #[test]
+    fn a_table_aligns_numbers_to_the_right_and_prints_no_control_characters() {
+        let table = draw(&["auth_id", "tokens", "cost"], &rows(), false);
+        let expected =
+            ["auth_id        tokens  cost", "acme                1   0.5", r"a\n\u{1b}[31m   -1200"];
+        assert_eq!(table.lines().collect::<Vec<_>>(), expected);
+        assert!(draw(&["auth_id", "tokens", "cost"], &rows(), true).contains('─'));
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_it() {
+        let rows = [vec!["a,b".into(), "say \"x\"".into()], vec!["".into(), "two\nlines".into()]];
+        let csv = csv(&["name", "text"], &rows);
+        assert_eq!(csv.as_deref(), Ok("name,text\n\"a,b\",\"say \"\"x\"\"\"\n,\"two\nlines\"\n"));
+    }
+}

@@ -1,0 +1,159 @@
+//! `rater usage list`: rated usage, page by page, as it comes.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+
+use super::client::ClientOptions;
+use super::fail;
+use super::output::{Format, csv, json_line, table};
+use crate::grpc::client::rating::RatingClient;
+use crate::grpc::convert::time::to_proto;
+use crate::proto::{GetRatedUsageRequest, RatedUsage, UsageFilter};
+
+/// Read rated usage
+#[derive(Debug, clap::Args)]
+pub struct Usage {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print rated usage, by hour, then identity
+    List(List),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    client: ClientOptions,
+    /// Hours that start at or after this (RFC 3339)
+    #[arg(long, env = "RATER_SINCE", value_name = "TIME", value_parser = super::time::parse)]
+    since: Option<DateTime<Utc>>,
+    /// Hours that start before this
+    #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = super::time::parse)]
+    until: Option<DateTime<Utc>>,
+    /// Only this identity (may be given again)
+    #[arg(long = "auth-id", env = "RATER_AUTH_ID", value_name = "ID")]
+    auth_ids: Vec<String>,
+    /// Only this resource (may be given again)
+    #[arg(long = "resource-id", env = "RATER_RESOURCE_ID", value_name = "ID")]
+    resource_ids: Vec<String>,
+    /// Only this model (may be given again)
+    #[arg(long = "model-id", env = "RATER_MODEL_ID", value_name = "ID")]
+    model_ids: Vec<String>,
+    /// Rows in a page (at most 10,000)
+    #[arg(long, env = "RATER_PAGE_SIZE", default_value_t = 1_000, value_parser = clap::value_parser!(i32).range(1..))]
+    page_size: i32,
+    /// Stop after this many rows
+    #[arg(long, env = "RATER_LIMIT")]
+    limit: Option<usize>,
+}
+
+const HEADERS: [&str; 14] = [
+    "window_start",
+    "auth_id",
+    "resource_id",
+    "model_id",
+    "events",
+    "prompt_tokens",
+    "cached_tokens",
+    "billable_prompt_tokens",
+    "completion_tokens",
+    "prompt_rate",
+    "cached_rate",
+    "completion_rate",
+    "cost",
+    "currency_code",
+];
+
+impl Usage {
+    /// Reads and prints.
+    pub async fn run(self) -> ExitCode {
+        let Command::List(list) = self.command;
+        match list.print().await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => fail(&message),
+        }
+    }
+}
+
+impl List {
+    async fn print(self) -> Result<(), String> {
+        let mut client = RatingClient::new(self.client.channel().await?);
+        let mut request = GetRatedUsageRequest {
+            filter: Some(UsageFilter {
+                since: self.since.map(to_proto),
+                until: self.until.map(to_proto),
+                auth_ids: self.auth_ids,
+                resource_ids: self.resource_ids,
+                model_ids: self.model_ids,
+            }),
+            page_size: self.page_size,
+            page_token: String::new(),
+        };
+        let mut left = self.limit.unwrap_or(usize::MAX);
+        let mut first = true;
+        loop {
+            let mut page =
+                client.rated_usage(request.clone()).await.map_err(|failure| failure.to_string())?;
+            page.rated_usage.truncate(left);
+            left -= page.rated_usage.len();
+            match write(&page.rated_usage, self.client.output, first) {
+                Ok(()) => {}
+                // Whoever read it has had enough.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            }
+            first = false;
+            if page.next_page_token.is_empty() || left == 0 {
+                return Ok(());
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+}
+
+fn write(rows: &[RatedUsage], format: Format, first: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let invalid = std::io::Error::other::<String>;
+    match format {
+        Format::Json => {
+            for row in rows {
+                writeln!(out, "{}", json_line("rating.v1.RatedUsage", row).map_err(invalid)?)?;
+            }
+        }
+        Format::Csv => {
+            let text = csv(&HEADERS, &cells(rows)).map_err(invalid)?;
+            let header = text.find('\n').map_or(0, |end| end + 1);
+            write!(out, "{}", if first { &text } else { &text[header..] })?;
+        }
+        Format::Table if first || !rows.is_empty() => writeln!(out, "{}", table(&HEADERS, &cells(rows)))?,
+        Format::Table => {}
+    }
+    out.flush()
+}
+
+fn cells(rows: &[RatedUsage]) -> Vec<Vec<String>> {
+    let row = |row: &RatedUsage| {
+        vec![
+            row.window_start.map(|time| time.to_string()).unwrap_or_default(),
+            row.auth_id.clone(),
+            row.resource_id.clone(),
+            row.model_id.clone(),
+            row.event_count.to_string(),
+            row.prompt_tokens.to_string(),
+            row.cached_tokens.to_string(),
+            row.billable_prompt_tokens.to_string(),
+            row.completion_tokens.to_string(),
+            row.applied_prompt_rate.clone(),
+            row.applied_cached_rate.clone(),
+            row.applied_completion_rate.clone(),
+            row.cost.clone(),
+            row.currency_code.clone(),
+        ]
+    };
+    rows.iter().map(row).collect()
+}

@@ -1,0 +1,117 @@
+//! RatingService on the wire.
+
+use std::sync::Arc;
+
+use tokio_stream::Empty;
+use tonic::{Request, Response, Status};
+
+use super::convert::{pricebook, rating, usage};
+use super::deadline::patience;
+use super::status::{run_continues, status, unimplemented};
+use crate::proto::rating_service_server::RatingService;
+use crate::proto::*;
+use crate::service::pricebooks::Candidate;
+use crate::service::rate_window::Rater;
+use crate::service::read_usage::read_usage;
+
+/// RatingService, over the rater that it was given.
+#[derive(Clone)]
+pub struct Rating {
+    rater: Arc<Rater>,
+}
+
+impl Rating {
+    /// Serves `rater`.
+    pub fn new(rater: Arc<Rater>) -> Rating {
+        Rating { rater }
+    }
+}
+
+#[tonic::async_trait]
+impl RatingService for Rating {
+    async fn rate_window(
+        &self,
+        request: Request<RateWindowRequest>,
+    ) -> Result<Response<RateWindowResponse>, Status> {
+        let patience = patience(request.metadata());
+        let request = rating::rate_request(request.into_inner()).map_err(status)?;
+        let mut ticket = self.rater.rate_window(request).map_err(status)?;
+        let result = match patience {
+            None => ticket.wait().await,
+            Some(patience) => match tokio::time::timeout(patience, ticket.wait()).await {
+                Ok(result) => result,
+                Err(_) => return Err(run_continues(ticket.run_id())),
+            },
+        };
+        result.map(|report| Response::new(rating::rate_response(report))).map_err(status)
+    }
+
+    async fn validate_pricebook(
+        &self,
+        request: Request<ValidatePricebookRequest>,
+    ) -> Result<Response<ValidatePricebookResponse>, Status> {
+        let request = request.into_inner();
+        let against_traffic = request.against.is_some();
+        let candidate = Candidate { yaml: request.pricebook_yaml, against_traffic };
+        let validation = self.rater.pricebooks.validate(candidate).await.map_err(status)?;
+        Ok(Response::new(pricebook::validation(&validation)))
+    }
+
+    async fn get_pricebook(
+        &self,
+        request: Request<GetPricebookRequest>,
+    ) -> Result<Response<GetPricebookResponse>, Status> {
+        let digest = request.into_inner().digest;
+        let found = self.rater.pricebooks.get(&self.rater.db, &digest).await.map_err(status)?;
+        Ok(Response::new(pricebook::found(found)))
+    }
+
+    async fn get_rated_usage(
+        &self,
+        request: Request<GetRatedUsageRequest>,
+    ) -> Result<Response<GetRatedUsageResponse>, Status> {
+        let request = request.into_inner();
+        let filter = usage::usage_filter(request.filter).map_err(status)?;
+        let page = read_usage(&self.rater.db, &filter, request.page_size, &request.page_token).await;
+        page.map(|page| Response::new(usage::rated_usage_response(page))).map_err(status)
+    }
+
+    async fn summarize_rated_usage(
+        &self,
+        _: Request<SummarizeRatedUsageRequest>,
+    ) -> Result<Response<SummarizeRatedUsageResponse>, Status> {
+        Err(unimplemented("SummarizeRatedUsage"))
+    }
+
+    type StreamRatedUsageChangesStream = Empty<Result<StreamRatedUsageChangesResponse, Status>>;
+    async fn stream_rated_usage_changes(
+        &self,
+        _: Request<StreamRatedUsageChangesRequest>,
+    ) -> Result<Response<Self::StreamRatedUsageChangesStream>, Status> {
+        Err(unimplemented("StreamRatedUsageChanges"))
+    }
+
+    async fn get_run(&self, _: Request<GetRunRequest>) -> Result<Response<GetRunResponse>, Status> {
+        Err(unimplemented("GetRun"))
+    }
+
+    async fn list_runs(&self, _: Request<ListRunsRequest>) -> Result<Response<ListRunsResponse>, Status> {
+        Err(unimplemented("ListRuns"))
+    }
+
+    type WatchRunStream = Empty<Result<WatchRunResponse, Status>>;
+    async fn watch_run(&self, _: Request<WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        Err(unimplemented("WatchRun"))
+    }
+
+    async fn cancel_run(&self, _: Request<CancelRunRequest>) -> Result<Response<CancelRunResponse>, Status> {
+        Err(unimplemented("CancelRun"))
+    }
+
+    async fn list_anomalies(
+        &self,
+        _: Request<ListAnomaliesRequest>,
+    ) -> Result<Response<ListAnomaliesResponse>, Status> {
+        Err(unimplemented("ListAnomalies"))
+    }
+}

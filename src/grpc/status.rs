@@ -1,0 +1,186 @@
+//! From the service's errors to the wire's: the only place where a `Status` is built. Each
+//! error has one code and one reason; what is internal (SQL, paths, addresses) has no way in,
+//! because only an error's own words travel, never its source.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::Utc;
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::domain::violation::Violation;
+use crate::service::{Error, FailureReason, RunFailure, StoreError, rfc3339};
+
+/// The most violations in one status, and the most bytes of details: they travel in trailers,
+/// which clients cap at 8 to 16 KiB, percent-encoded or in base64.
+const MAX_VIOLATIONS: usize = 50;
+const MAX_DETAIL_BYTES: usize = 4 * 1024;
+/// A message repeats the first violation; it is never long.
+const MAX_MESSAGE_CHARS: usize = 500;
+const DOMAIN: &str = "rater";
+/// When a call that met an overload or a dead database may come again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The status of an error.
+pub fn status(error: Error) -> Status {
+    let message: String = error.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
+    let (code, details) = match error {
+        Error::Invalid(violations) => (Code::InvalidArgument, bad_request(violations)),
+        Error::Unimplemented(field) => {
+            (Code::Unimplemented, info("FIELD_NOT_SUPPORTED", &[("field", field.into())]))
+        }
+        Error::EventConflict(violations) => {
+            let mut details = bad_request(violations);
+            details.set_error_info("EVENT_CONFLICT", DOMAIN, HashMap::new());
+            (Code::AlreadyExists, details)
+        }
+        Error::Overloaded => (Code::ResourceExhausted, retry("OVERLOADED", RETRY_AFTER)),
+        Error::WindowBusy { run_id, until } => {
+            let wait = (until - Utc::now()).to_std().unwrap_or(RETRY_AFTER).max(RETRY_AFTER);
+            let mut details = info("WINDOW_BUSY", &[("run", run_id), ("until", rfc3339(until))]);
+            details.set_retry_info(Some(wait));
+            (Code::Aborted, details)
+        }
+        Error::WindowNotClosed { closing_limit, field } => {
+            let metadata = [("closing_limit", rfc3339(closing_limit)), ("field", field.into())];
+            (Code::FailedPrecondition, info("WINDOW_NOT_CLOSED", &metadata))
+        }
+        Error::PricebookMismatch { loaded } => {
+            (Code::FailedPrecondition, info("PRICEBOOK_MISMATCH", &[("loaded", loaded)]))
+        }
+        Error::CurrencyMismatch { found, book } => {
+            (Code::FailedPrecondition, info("CURRENCY_MISMATCH", &[("found", found), ("pricebook", book)]))
+        }
+        Error::RequestIdReused { run_id } => {
+            (Code::AlreadyExists, info("REQUEST_ID_REUSED", &[("run", run_id)]))
+        }
+        Error::PricebookNotFound => (Code::NotFound, info("PRICEBOOK_NOT_FOUND", &[])),
+        Error::RunFailed(failure) => run_failed(failure),
+        Error::ShuttingDown => (Code::Unavailable, retry("SHUTTING_DOWN", RETRY_AFTER)),
+        Error::Store(error) => store(error),
+        Error::Internal => (Code::Internal, info("INTERNAL", &[])),
+    };
+    Status::with_error_details(code, message, details)
+}
+
+/// The caller's deadline passed first; the run goes on.
+pub fn run_continues(run_id: Option<String>) -> Status {
+    match run_id {
+        Some(run_id) => Status::with_error_details(
+            Code::DeadlineExceeded,
+            format!("the deadline passed; run {run_id} goes on"),
+            info("RUN_CONTINUES", &[("run", run_id)]),
+        ),
+        None => Status::new(Code::DeadlineExceeded, "the deadline passed before the run began; try again"),
+    }
+}
+
+/// An RPC of the contract that this version does not serve yet.
+pub fn unimplemented(rpc: &'static str) -> Status {
+    Status::new(Code::Unimplemented, format!("{rpc} is not served by this version"))
+}
+
+fn run_failed(failure: RunFailure) -> (Code, ErrorDetails) {
+    let code = match failure.reason {
+        FailureReason::CurrencyMismatch | FailureReason::CostOutOfRange => Code::FailedPrecondition,
+        FailureReason::LeaseLost => Code::Aborted,
+        FailureReason::DatabaseUnavailable | FailureReason::OutcomeUnknown | FailureReason::ShuttingDown => {
+            Code::Unavailable
+        }
+        FailureReason::Internal => Code::Internal,
+    };
+    let mut metadata =
+        vec![("run", failure.run_id), ("hours_committed", failure.hours_committed.to_string())];
+    if let Some(left) = failure.left {
+        metadata.push(("left_start", rfc3339(left.start)));
+        metadata.push(("left_end", rfc3339(left.end)));
+    }
+    let mut details = info(failure.reason.as_str(), &metadata);
+    if failure.reason == FailureReason::DatabaseUnavailable {
+        details.set_retry_info(Some(RETRY_AFTER));
+    }
+    (code, details)
+}
+
+fn store(error: StoreError) -> (Code, ErrorDetails) {
+    match error {
+        StoreError::Unavailable(_) | StoreError::Cancelled(_) => {
+            (Code::Unavailable, retry("DATABASE_UNAVAILABLE", RETRY_AFTER))
+        }
+        StoreError::OutcomeUnknown(_) => (Code::Unavailable, retry("OUTCOME_UNKNOWN", RETRY_AFTER)),
+        StoreError::LeaseLost => (Code::Aborted, info("LEASE_LOST", &[])),
+        StoreError::ForeignCurrency(found) => {
+            (Code::FailedPrecondition, info("CURRENCY_MISMATCH", &[("found", found)]))
+        }
+        StoreError::CostOutOfRange => (Code::FailedPrecondition, info("COST_OUT_OF_RANGE", &[])),
+        StoreError::Inconsistent(_) | StoreError::Internal(_) => (Code::Internal, info("INTERNAL", &[])),
+    }
+}
+
+fn info(reason: &str, metadata: &[(&str, String)]) -> ErrorDetails {
+    let mut details = ErrorDetails::new();
+    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+    details.set_error_info(reason, DOMAIN, metadata.collect::<HashMap<_, _>>());
+    details
+}
+
+fn retry(reason: &str, after: Duration) -> ErrorDetails {
+    let mut details = info(reason, &[]);
+    details.set_retry_info(Some(after));
+    details
+}
+
+/// As many violations as a trailer carries; the last one counts those left out.
+fn bad_request(violations: Vec<Violation>) -> ErrorDetails {
+    let mut details = ErrorDetails::new();
+    let all = violations.len();
+    let mut bytes = 0;
+    let fits = violations.iter().take_while(|violation| {
+        // Two tags and two lengths, each up to three bytes long.
+        bytes += describe(violation).encoded_len() + violation.field.encoded_len() + 8;
+        bytes <= MAX_DETAIL_BYTES - 200
+    });
+    let fitting = fits.count();
+    let kept = if fitting == all && all <= MAX_VIOLATIONS { all } else { fitting.min(MAX_VIOLATIONS - 1) };
+    for violation in &violations[..kept] {
+        details.add_bad_request_violation(&violation.field, describe(violation));
+    }
+    if kept < all {
+        details.add_bad_request_violation("", format!("LEFT_OUT: {} more are not listed here", all - kept));
+    }
+    details
+}
+
+/// The reason for programs, then the words for people.
+fn describe(violation: &Violation) -> String {
+    format!("{}: {}", violation.reason, violation.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn violations(count: usize, text: &str) -> Vec<Violation> {
+        (0..count).map(|n| Violation::new(format!("events[{n}].auth_id"), "TOO_LONG", text)).collect()
+    }
+
+    fn listed(count: usize, text: &str) -> (usize, String, usize) {
+        let status = status(Error::Invalid(violations(count, text)));
+        let fields = status.get_details_bad_request().expect("listed").field_violations;
+        (fields.len(), fields.last().expect("one").description.clone(), status.details().len())
+    }
+
+    #[test]
+    fn violations_stay_within_what_trailers_carry_and_say_how_many_are_left_out() {
+        assert_eq!(listed(50, "x").0, 50);
+        let (shown, last, _) = listed(51, "x");
+        assert_eq!((shown, last.as_str()), (50, "LEFT_OUT: 2 more are not listed here"));
+        for (count, length) in [(10_000, 20), (50, 500), (3, 4_000), (1, 10_000)] {
+            let (shown, last, bytes) = listed(count, &"é".repeat(length / 2));
+            assert!(bytes <= MAX_DETAIL_BYTES + 200, "{count} of {length}: {bytes} bytes");
+            assert!(last.starts_with("LEFT_OUT"), "{count} of {length}: {shown} {last}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! One chunk of a run: one transaction, READ COMMITTED, of three steps.
+//!
+//! - S1 locks the lease row and proves that it is still ours ([`Db::begin_chunk`]).
+//! - S2 is the rating statement, `sql/rate_chunk.sql` ([`Chunk::rate`]). It is a statement of
+//!   its own so that its snapshot is taken after S1's lock is held.
+//! - S3 writes the chunk's result, cuts the lease down, and last of all takes the place in the
+//!   change feed (R12), which is ordered by commit because its lock is held until then
+//!   ([`Chunk::commit`]).
+//!
+//! Dropping a [`Chunk`] rolls it back.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Postgres, Transaction};
+use uuid::Uuid;
+
+use super::lease::{self, Lease};
+use super::{Db, Error, error};
+use crate::domain::money::{Money, MoneyError};
+use crate::domain::outcome::Counts;
+use crate::domain::pricebook::{Pricebook, RateRow};
+use crate::domain::window::{RateBasis, Trigger, Window};
+
+/// Serialises the feed's last step before COMMIT.
+const FEED: i64 = 0x7261_7465_725f_6664; // "rater_fd"
+
+/// A chunk whose lease is locked.
+pub struct Chunk {
+    tx: Transaction<'static, Postgres>,
+    lease: Lease,
+    window: Window,
+    batch_id: Uuid,
+}
+
+/// How a chunk is rated.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Prices, by this book.
+    pub book: &'a Pricebook,
+    /// Whether rollups that their rates don't explain are left alone: on a routine run.
+    pub trigger: Trigger,
+    /// Which rates billed rollups keep.
+    pub basis: RateBasis,
+}
+
+impl Db {
+    /// S1. [`Error::LeaseLost`] when another run took over.
+    pub async fn begin_chunk(
+        &self,
+        lease: &Lease,
+        window: Window,
+        statement_timeout: Duration,
+    ) -> Result<Chunk, Error> {
+        let mut tx = self.pool.begin().await?;
+        prepare(&mut tx, lease.ttl, statement_timeout).await?;
+        lease::lock(&mut tx, lease, window).await?;
+        Ok(Chunk { tx, lease: lease.clone(), window, batch_id: Uuid::now_v7() })
+    }
+}
+
+/// Settings of this transaction alone, so that a pooler changes nothing. A holder that is stuck
+/// must not block a takeover for ever: its session ends before its lease does. The planner is
+/// kept from compiling (JIT costs more than it gives here) and from sorting where it can hash,
+/// which a guess at the size of a CTE would otherwise make it do.
+async fn prepare(
+    connection: &mut PgConnection,
+    lease_ttl: Duration,
+    statement_timeout: Duration,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"SELECT set_config('idle_in_transaction_session_timeout', $1, true) AS a,
+            set_config('statement_timeout', $2, true) AS b,
+            set_config('client_connection_check_interval',
+                CASE WHEN version() LIKE '%linux%' THEN '5s' ELSE '0' END, true) AS c,
+            set_config('jit', 'off', true) AS d,
+            set_config('work_mem', '64MB', true) AS e,
+            set_config('plan_cache_mode', 'force_custom_plan', true) AS f,
+            set_config('enable_sort', 'off', true) AS g,
+            set_config('enable_mergejoin', 'off', true) AS h"#,
+        format!("{}ms", (lease_ttl.as_millis() * 4 / 5).max(1)),
+        format!("{}ms", statement_timeout.as_millis().max(1))
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
+}
+
+/// The rates of one side of the pricebook, as the statement takes them: clipped to the chunk,
+/// and empty where the pricebook names a model without a rate.
+#[derive(Default)]
+struct RateColumns {
+    model: Vec<String>,
+    from: Vec<chrono::DateTime<chrono::Utc>>,
+    until: Vec<chrono::DateTime<chrono::Utc>>,
+    prompt: Vec<String>,
+    cached: Vec<String>,
+    completion: Vec<String>,
+}
+
+impl RateColumns {
+    fn new(rows: Vec<RateRow>, window: Window) -> RateColumns {
+        let mut columns = RateColumns::default();
+        for row in rows {
+            columns.from.push(row.from.map_or(window.start, |from| from.max(window.start)));
+            columns.until.push(row.until.map_or(window.end, |until| until.min(window.end)));
+            columns.model.push(row.model);
+            columns.prompt.push(row.rates.map(|r| r.prompt.to_string()).unwrap_or_default());
+            columns.cached.push(row.rates.map(|r| r.cached.to_string()).unwrap_or_default());
+            columns.completion.push(row.rates.map(|r| r.completion.to_string()).unwrap_or_default());
+        }
+        columns
+    }
+}
+
+impl Chunk {
+    /// S2. Refuses rows of another currency (R13), and a table that a higher fence has written.
+    pub async fn rate(&mut self, rules: Rules<'_>) -> Result<Counts, Error> {
+        let table = rules.book.rate_table(self.window.start, self.window.end);
+        let direct = RateColumns::new(table.direct, self.window);
+        let derived = RateColumns::new(table.derived, self.window);
+        let hours: Vec<_> = self.window.hours().collect();
+        let row = sqlx::query_file!(
+            "src/store/sql/rate_chunk.sql",
+            self.window.start,
+            self.window.end,
+            self.lease.run_id,
+            self.batch_id,
+            self.lease.fence,
+            rules.basis == RateBasis::Frozen,
+            rules.trigger == Trigger::Routine,
+            rules.book.currency(),
+            rules.book.digest(),
+            &direct.model,
+            &direct.from,
+            &direct.until,
+            &direct.prompt,
+            &direct.cached,
+            &direct.completion,
+            &derived.model,
+            &derived.from,
+            &derived.until,
+            &derived.prompt,
+            &derived.cached,
+            &derived.completion,
+            &hours
+        )
+        .fetch_one(&mut *self.tx)
+        .await?;
+        if let Some(currency) = row.foreign_currency {
+            return Err(Error::ForeignCurrency(currency));
+        }
+        if row.highest_fence.is_some_and(|fence| fence > self.lease.fence) {
+            return Err(Error::LeaseLost);
+        }
+        let written = [row.rows_inserted, row.rows_updated, row.rows_deleted];
+        if written != [row.inserted_rollups, row.updated_rollups, row.reconciled_deletions]
+            || written.iter().sum::<i64>() != row.changes_recorded
+        {
+            return Err(Error::Inconsistent("rated_usage was written by something else meanwhile"));
+        }
+        let counts = Counts {
+            events: row.events,
+            rated_events: row.rated_events,
+            unpriced_events: row.unpriced_events,
+            unattributable_events: row.unattributable_events,
+            ambiguous_base_events: row.ambiguous_base_events,
+            malformed_events: row.malformed_events,
+            clamped_events: row.clamped_events,
+            inserted_rollups: row.inserted_rollups,
+            updated_rollups: row.updated_rollups,
+            unchanged_rollups: row.unchanged_rollups,
+            reconciled_deletions: row.reconciled_deletions,
+            shrunk_rollups: row.shrunk_rollups,
+            rate_drift_rollups: row.rate_drift_rollups,
+            unexplained_rollups: row.unexplained_rollups,
+            previous_cost: total(&row.previous_cost)?,
+            total_cost: total(&row.total_cost)?,
+        };
+        // R4, before anything is committed.
+        match counts.conserved() {
+            true => Ok(counts),
+            false => Err(Error::Inconsistent("R4: events in and events accounted for differ")),
+        }
+    }
+
+    /// S3 and COMMIT. `left` is what the run has still to do; with nothing left it succeeds.
+    pub async fn commit(mut self, counts: &Counts, left: Option<Window>) -> Result<(), Error> {
+        let changes = counts.inserted_rollups + counts.updated_rollups + counts.reconciled_deletions;
+        record(&mut self.tx, &self.lease, self.window, (changes > 0).then_some(self.batch_id), counts)
+            .await?;
+        lease::shrink(&mut self.tx, &self.lease, left).await?;
+        if left.is_none() {
+            sqlx::query!(
+                "UPDATE rating_run SET state = 'succeeded', finished_at = clock_timestamp() WHERE run_id = $1",
+                self.lease.run_id
+            )
+            .execute(&mut *self.tx)
+            .await?;
+        }
+        if changes > 0 {
+            sqlx::query!("SELECT pg_advisory_xact_lock($1)", FEED).execute(&mut *self.tx).await?;
+            sqlx::query!(
+                "INSERT INTO change_batch (batch_id, run_id, trigger, changes)
+                 SELECT $1, run_id, trigger, $3 FROM rating_run WHERE run_id = $2",
+                self.batch_id,
+                self.lease.run_id,
+                changes
+            )
+            .execute(&mut *self.tx)
+            .await?;
+        }
+        self.tx.commit().await.map_err(error::at_commit)
+    }
+}
+
+/// A sum over so much money that it can't be kept exactly is refused (R1).
+fn total(text: &str) -> Result<Money, Error> {
+    Money::parse(text).map_err(|_: MoneyError| Error::CostOutOfRange)
+}
+
+async fn record(
+    connection: &mut PgConnection,
+    lease: &Lease,
+    window: Window,
+    batch_id: Option<Uuid>,
+    counts: &Counts,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO rating_run_chunk (run_id, chunk_start, chunk_end, batch_id, events, rated_events,
+             unpriced_events, unattributable_events, ambiguous_base_events, malformed_events,
+             clamped_events, rollups, inserted_rollups, updated_rollups, unchanged_rollups,
+             reconciled_deletions, shrunk_rollups, rate_drift_rollups, unexplained_rollups,
+             previous_cost, total_cost)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+             $20::text::numeric, $21::text::numeric)",
+        lease.run_id,
+        window.start,
+        window.end,
+        batch_id,
+        counts.events,
+        counts.rated_events,
+        counts.unpriced_events,
+        counts.unattributable_events,
+        counts.ambiguous_base_events,
+        counts.malformed_events,
+        counts.clamped_events,
+        counts.rollups(),
+        counts.inserted_rollups,
+        counts.updated_rollups,
+        counts.unchanged_rollups,
+        counts.reconciled_deletions,
+        counts.shrunk_rollups,
+        counts.rate_drift_rollups,
+        counts.unexplained_rollups,
+        counts.previous_cost.to_string(),
+        counts.total_cost.to_string()
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl Db {
+    /// What a run has done so far: the sum of its committed chunks, and how many hours those are.
+    pub async fn run_counts(&self, run_id: &str) -> Result<(Counts, i64), Error> {
+        let r = sqlx::query_file!("src/store/sql/run_counts.sql", run_id).fetch_one(&self.pool).await?;
+        let counts = Counts {
+            events: r.events,
+            rated_events: r.rated_events,
+            unpriced_events: r.unpriced_events,
+            unattributable_events: r.unattributable_events,
+            ambiguous_base_events: r.ambiguous_base_events,
+            malformed_events: r.malformed_events,
+            clamped_events: r.clamped_events,
+            inserted_rollups: r.inserted_rollups,
+            updated_rollups: r.updated_rollups,
+            unchanged_rollups: r.unchanged_rollups,
+            reconciled_deletions: r.reconciled_deletions,
+            shrunk_rollups: r.shrunk_rollups,
+            rate_drift_rollups: r.rate_drift_rollups,
+            unexplained_rollups: r.unexplained_rollups,
+            previous_cost: total(&r.previous_cost)?,
+            total_cost: total(&r.total_cost)?,
+        };
+        Ok((counts, r.hours))
+    }
+
+    /// A currency other than `currency` that rows of the window are in (R13).
+    pub async fn foreign_currency(&self, window: Window, currency: &str) -> Result<Option<String>, Error> {
+        Ok(sqlx::query_scalar!(
+            r#"SELECT currency_code AS "currency!" FROM rated_usage
+               WHERE window_start >= $1 AND window_start < $2 AND currency_code <> $3::text LIMIT 1"#,
+            window.start,
+            window.end,
+            currency
+        )
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+}

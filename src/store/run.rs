@@ -1,0 +1,229 @@
+//! The durable record of a run. It begins together with its lease, in one transaction: a
+//! request that is refused leaves nothing, and its id is not used up.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::lease::{self, Holder, Lease};
+use super::{Db, Error, error};
+use crate::domain::window::{RateBasis, Trigger, Window};
+
+/// Serialises acquisition, for an instant: concurrent inserts into an exclusion constraint can
+/// deadlock.
+const GATE: i64 = 0x7261_7465_725f_6c73; // "rater_ls"
+
+/// A run that is about to begin.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Made up by the process.
+    pub run_id: String,
+    /// What it rates.
+    pub window: Window,
+    /// How loud it is.
+    pub trigger: Trigger,
+    /// Which rates billed rollups keep.
+    pub basis: RateBasis,
+    /// The pricebook it keeps to its end.
+    pub pricebook_digest: String,
+    /// That pricebook's text.
+    pub pricebook_yaml: String,
+    /// That pricebook's currency.
+    pub currency: String,
+    /// The caller.
+    pub requested_by: String,
+    /// The caller's own id for the request.
+    pub request_id: Option<String>,
+    /// Of the request's arguments.
+    pub request_hash: String,
+    /// Why the operator runs it.
+    pub reason: Option<String>,
+    /// How long its lease lives without a heartbeat.
+    pub lease_ttl: std::time::Duration,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Begun {
+    /// It runs, with this lease.
+    Started(Lease),
+    /// The same caller's request id is known.
+    Known(Known),
+    /// An overlapping run holds the lease.
+    Busy(Holder),
+}
+
+/// A run that a request id stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The run.
+    pub run_id: String,
+    /// Of the arguments that it was asked with.
+    pub request_hash: String,
+}
+
+/// How a run stands.
+#[derive(Debug, Clone)]
+pub struct RunRecord {
+    /// The run.
+    pub run_id: String,
+    /// Whether it has ended.
+    pub finished: bool,
+    /// What it rates.
+    pub window: Window,
+    /// How loud it is.
+    pub trigger: Trigger,
+    /// Which rates billed rollups keep.
+    pub rate_basis: RateBasis,
+    /// The pricebook it keeps.
+    pub pricebook_digest: String,
+    /// That pricebook's currency.
+    pub currency: String,
+    /// An ErrorInfo reason, when it failed.
+    pub error_reason: Option<String>,
+    /// For a person, when it failed.
+    pub error_message: Option<String>,
+    /// Where the hours end that it did not rate; they begin at the window's start.
+    pub remaining_end: Option<DateTime<Utc>>,
+}
+
+impl Db {
+    /// Begins a run: finds its request id known, or takes the lease and writes the record.
+    pub async fn begin_run(&self, run: &NewRun) -> Result<Begun, Error> {
+        let mut tx = self.control.begin().await?;
+        sqlx::query!("SELECT pg_advisory_xact_lock($1)", GATE).execute(&mut *tx).await?;
+        if let Some(id) = &run.request_id
+            && let Some(known) = known(&mut tx, &run.requested_by, id).await?
+        {
+            return Ok(Begun::Known(known));
+        }
+        lease::reap(&mut tx, Some(run.window)).await?;
+        let begun = match acquire(&mut tx, run).await? {
+            Ok(fence) => {
+                record(&mut tx, run, fence).await?;
+                Begun::Started(Lease { run_id: run.run_id.clone(), fence, ttl: run.lease_ttl })
+            }
+            // What was reaped stays so.
+            Err(holder) => Begun::Busy(holder),
+        };
+        tx.commit().await.map_err(error::at_commit)?;
+        Ok(begun)
+    }
+
+    /// The run that a caller's request id stands for, if it was used in the last 24 hours.
+    pub async fn known_request(&self, requested_by: &str, request_id: &str) -> Result<Option<Known>, Error> {
+        let mut connection = self.pool.acquire().await?;
+        Ok(known(&mut connection, requested_by, request_id).await?)
+    }
+
+    /// How a run stands.
+    pub async fn find_run(&self, run_id: &str) -> Result<Option<RunRecord>, Error> {
+        let row = sqlx::query!(
+            r#"SELECT run_id, finished_at IS NOT NULL AS "finished!", window_start, window_end, trigger, rate_basis, pricebook_digest,
+                 currency_code, error_reason, error_message, remaining_end
+             FROM rating_run WHERE run_id = $1"#,
+            run_id
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|r| RunRecord {
+            run_id: r.run_id,
+            finished: r.finished,
+            window: Window { start: r.window_start, end: r.window_end },
+            trigger: if r.trigger == "routine" { Trigger::Routine } else { Trigger::Backfill },
+            rate_basis: if r.rate_basis == "frozen" { RateBasis::Frozen } else { RateBasis::Pricebook },
+            pricebook_digest: r.pricebook_digest,
+            currency: r.currency_code,
+            error_reason: r.error_reason,
+            error_message: r.error_message,
+            remaining_end: r.remaining_end,
+        }))
+    }
+
+    /// Ends a run that could not go on, and gives its lease back: no takeover has to wait.
+    pub async fn fail_run(
+        &self,
+        lease: &Lease,
+        reason: &str,
+        message: &str,
+        remaining_end: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let mut tx = self.control.begin().await?;
+        sqlx::query!(
+            "UPDATE rating_run SET state = 'failed', error_reason = $2, error_message = $3,
+                 remaining_end = $4, finished_at = clock_timestamp()
+             WHERE run_id = $1 AND finished_at IS NULL",
+            lease.run_id,
+            reason,
+            message,
+            remaining_end
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!("DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2", lease.run_id, lease.fence)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await.map_err(error::at_commit)
+    }
+}
+
+/// The lease's fence, or who holds one that overlaps. A holder that ends between the two
+/// statements has made room: then it is tried again.
+async fn acquire(connection: &mut PgConnection, run: &NewRun) -> Result<Result<i64, Holder>, Error> {
+    for _ in 0..10 {
+        if let Some(fence) = lease::insert(connection, &run.run_id, run.window, run.lease_ttl).await? {
+            return Ok(Ok(fence));
+        }
+        if let Some(holder) = lease::holder(connection, run.window).await? {
+            return Ok(Err(holder));
+        }
+    }
+    Err(Error::Inconsistent("a lease is refused that overlaps none"))
+}
+
+/// The run of a request id; ids are remembered for 24 hours.
+async fn known(
+    connection: &mut PgConnection,
+    requested_by: &str,
+    request_id: &str,
+) -> Result<Option<Known>, sqlx::Error> {
+    sqlx::query_as!(
+        Known,
+        "SELECT run_id, request_hash FROM rating_run
+         WHERE request_id = $1 AND requested_by = $2 AND created_at > clock_timestamp() - interval '24 hours'
+         ORDER BY created_at DESC LIMIT 1",
+        request_id,
+        requested_by
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+async fn record(connection: &mut PgConnection, run: &NewRun, fence: i64) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO pricebook (digest, pricebook_yaml) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        run.pricebook_digest,
+        run.pricebook_yaml
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO rating_run (run_id, window_start, window_end, trigger, rate_basis, state,
+             pricebook_digest, currency_code, fence, requested_by, request_id, request_hash, reason, started_at)
+         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7, $8, $9, $10, $11, $12, clock_timestamp())",
+        run.run_id,
+        run.window.start,
+        run.window.end,
+        run.trigger.as_str(),
+        run.basis.as_str(),
+        run.pricebook_digest,
+        run.currency,
+        fence,
+        run.requested_by,
+        run.request_id,
+        run.request_hash,
+        run.reason
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
