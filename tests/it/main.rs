@@ -15,6 +15,7 @@ mod invariants;
 mod migrations;
 mod plans;
 mod pricebooks;
+mod property;
 mod rate_window;
 mod reading;
 mod rig;
