@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::Utc;
-use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::domain::text;
 use crate::domain::violation::Violation;
 use crate::service::{Error, FailureReason, RunFailure, StoreError, rfc3339};
 
@@ -17,15 +17,17 @@ use crate::service::{Error, FailureReason, RunFailure, StoreError, rfc3339};
 /// which clients cap at 8 to 16 KiB, percent-encoded or in base64.
 const MAX_VIOLATIONS: usize = 50;
 const MAX_DETAIL_BYTES: usize = 4 * 1024;
-/// A message repeats the first violation; it is never long.
-const MAX_MESSAGE_CHARS: usize = 500;
+/// A message repeats the first violation, and travels twice; it is never long.
+const MAX_MESSAGE_BYTES: usize = 512;
+/// What the details hold beside the message and the violations: types, reasons, the last line.
+const ENVELOPE_BYTES: usize = 384;
 const DOMAIN: &str = "rater";
 /// When a call that met an overload or a dead database may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The status of an error.
 pub fn status(error: Error) -> Status {
-    let message: String = error.to_string().chars().take(MAX_MESSAGE_CHARS).collect();
+    let message = text::cut(&error.to_string(), MAX_MESSAGE_BYTES).to_owned();
     let (code, details) = match error {
         Error::Invalid(violations) => (Code::InvalidArgument, bad_request(violations)),
         Error::Unimplemented(field) => {
@@ -138,9 +140,9 @@ fn bad_request(violations: Vec<Violation>) -> ErrorDetails {
     let all = violations.len();
     let mut bytes = 0;
     let fits = violations.iter().take_while(|violation| {
-        // Two tags and two lengths, each up to three bytes long.
-        bytes += describe(violation).encoded_len() + violation.field.encoded_len() + 8;
-        bytes <= MAX_DETAIL_BYTES - 200
+        // Three tags and three lengths beside the texts.
+        bytes += describe(violation).len() + violation.field.len() + 12;
+        bytes <= MAX_DETAIL_BYTES - MAX_MESSAGE_BYTES - ENVELOPE_BYTES
     });
     let fitting = fits.count();
     let kept = if fitting == all && all <= MAX_VIOLATIONS { all } else { fitting.min(MAX_VIOLATIONS - 1) };
@@ -179,7 +181,7 @@ mod tests {
         assert_eq!((shown, last.as_str()), (50, "LEFT_OUT: 2 more are not listed here"));
         for (count, length) in [(10_000, 20), (50, 500), (3, 4_000), (1, 10_000)] {
             let (shown, last, bytes) = listed(count, &"é".repeat(length / 2));
-            assert!(bytes <= MAX_DETAIL_BYTES + 200, "{count} of {length}: {bytes} bytes");
+            assert!(bytes <= MAX_DETAIL_BYTES, "{count} of {length}: {bytes} bytes");
             assert!(last.starts_with("LEFT_OUT"), "{count} of {length}: {shown} {last}");
         }
     }

@@ -27,7 +27,7 @@ use crate::store::{Begun, Db, Known, NewRun, RunRecord};
 
 /// The longest request id, in characters.
 const REQUEST_ID_LIMIT: usize = 128;
-/// What is kept of a reason, in characters.
+/// What is kept of a reason, in bytes.
 const REASON_LIMIT: usize = 1_000;
 /// How often a repeated request looks whether its run has ended.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);

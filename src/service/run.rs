@@ -14,7 +14,7 @@ use crate::domain::window::Window;
 use crate::metrics::RunEvents;
 use crate::store::{self, Db, Lease, NewRun, Rules, RunRecord};
 
-/// What is kept of an error's text, in characters.
+/// What is kept of an error's text, in bytes.
 const MESSAGE_LIMIT: usize = 1_000;
 
 /// A run in flight.

@@ -90,8 +90,8 @@ async fn a_refused_batch_names_the_lines_and_is_not_tried_again() {
     assert!(!ran.complete);
     assert_eq!(ran.calls, [2, 2]);
     let err: Vec<&str> = ran.err.lines().collect();
-    assert_eq!(err[0], "in.ndjson:5: prompt_tokens: is -1; a token count is 0 or more");
-    assert_eq!(err[1], "in.ndjson:6: request_id: is empty; give each event an id of its own");
+    assert_eq!(err[0], "in.ndjson:5: prompt_tokens: NEGATIVE: is -1; a token count is 0 or more");
+    assert_eq!(err[1], "in.ndjson:6: request_id: MISSING: is empty; give each event an id of its own");
     assert!(
         err[2].starts_with("in.ndjson:5-6: these lines were not stored: INVALID_ARGUMENT: "),
         "{}",
