@@ -31,8 +31,10 @@ pub fn message(random: &mut Random, kind: &MessageDescriptor, depth: u32) -> Vec
         return timestamp(random);
     }
     let mut out = Vec::new();
+    // A few fields or most of them: what one is refused for hides what another would do.
+    let kept = 1 + random.below(4);
     for field in kind.fields() {
-        if random.below(3) == 0 {
+        if random.below(5) >= kept {
             continue;
         }
         let times = match (field.is_list(), random.below(30)) {
@@ -49,6 +51,24 @@ pub fn message(random: &mut Random, kind: &MessageDescriptor, depth: u32) -> Vec
         out.extend(bytes(random, 20));
     }
     out
+}
+
+/// For every text of a message, at any depth, its path and a message with this text there alone.
+pub fn with_text(kind: &MessageDescriptor, text: &str) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for field in kind.fields() {
+        let inner = match field.kind() {
+            Kind::String => vec![(String::new(), text.as_bytes().to_vec())],
+            Kind::Message(inner) => with_text(&inner, text),
+            _ => Vec::new(),
+        };
+        for (path, content) in inner {
+            let mut message = Vec::new();
+            block(&mut message, u64::from(field.number()) << 3, &content);
+            all.push((format!("{}.{}.{path}", kind.name(), field.name()), message));
+        }
+    }
+    all
 }
 
 fn put(out: &mut Vec<u8>, random: &mut Random, field: &FieldDescriptor, depth: u32) {
