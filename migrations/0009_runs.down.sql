@@ -1,3 +1,5 @@
+SET LOCAL lock_timeout = '250ms';
+
 DROP TABLE IF EXISTS rating_anomaly;
 DROP TABLE IF EXISTS rating_run_chunk;
 DROP TABLE IF EXISTS rating_run;

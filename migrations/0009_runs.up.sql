@@ -1,11 +1,29 @@
 -- What a run needs and leaves: its lease (R8), its record with a row a chunk, the pricebook it
 -- began with, and the anomalies of each hour as the latest run left them.
 
+-- What has our names and isn't ours is another program's, and stays so. Tables of ours say
+-- whose they are in their comments.
+DO $$
+DECLARE
+    taken text;
+BEGIN
+    SELECT string_agg(relname, ', ' ORDER BY relname) INTO taken FROM pg_class c
+    WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+        AND relname IN ('rating_fence_seq', 'rating_lease', 'pricebook', 'rating_run', 'rating_run_chunk',
+            'rating_anomaly', 'change_batch', 'rated_usage_change', 'change_feed', 'rater_schema')
+        AND obj_description(c.oid, 'pg_class') NOT LIKE 'rater: %' IS NOT FALSE;
+    IF taken IS NOT NULL THEN
+        RAISE EXCEPTION 'the schema % has another program''s %; rename that, or give rater a schema of its own by the search_path',
+            current_schema(), taken USING ERRCODE = 'RT001';
+    END IF;
+END $$;
+
 -- Fences only grow, over a restore and a reinstall too: they start above what rows carry.
 CREATE SEQUENCE IF NOT EXISTS rating_fence_seq AS bigint;
-SELECT setval('rating_fence_seq', greatest(
-    (SELECT coalesce(max(fence), 0) + 1 FROM rated_usage),
-    (SELECT last_value FROM rating_fence_seq)), false);
+COMMENT ON SEQUENCE rating_fence_seq IS 'rater: fences of leases';
+SELECT setval('rating_fence_seq', 1 + greatest(
+    (SELECT max(fence) FROM rated_usage),
+    (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM rating_fence_seq)), false);
 
 CREATE TABLE IF NOT EXISTS rating_lease (
     run_id text PRIMARY KEY,
@@ -13,18 +31,21 @@ CREATE TABLE IF NOT EXISTS rating_lease (
     fence bigint NOT NULL DEFAULT nextval('rating_fence_seq'),
     expires_at timestamptz NOT NULL,
     CONSTRAINT rating_lease_no_overlap EXCLUDE USING gist (during WITH &&),
-    CONSTRAINT rating_lease_whole_hours CHECK (
-        NOT isempty(during) AND lower_inc(during) AND NOT upper_inc(during)
+    -- A side without a limit is NULL, which a CHECK alone would let pass.
+    CONSTRAINT rating_lease_whole_hours CHECK (coalesce(
+        lower_inc(during) AND NOT upper_inc(during)
         AND isfinite(lower(during)) AND isfinite(upper(during))
         AND mod(extract(epoch FROM lower(during)), 3600) = 0
-        AND mod(extract(epoch FROM upper(during)), 3600) = 0)
+        AND mod(extract(epoch FROM upper(during)), 3600) = 0, false))
 );
+COMMENT ON TABLE rating_lease IS 'rater: the windows that are being rated';
 
 CREATE TABLE IF NOT EXISTS pricebook (
     digest text PRIMARY KEY,
     pricebook_yaml text NOT NULL,
     first_used_at timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON TABLE pricebook IS 'rater: every pricebook that a run began with';
 
 CREATE TABLE IF NOT EXISTS rating_run (
     run_id text PRIMARY KEY,
@@ -48,6 +69,7 @@ CREATE TABLE IF NOT EXISTS rating_run (
     error_message text,
     remaining_end timestamptz
 );
+COMMENT ON TABLE rating_run IS 'rater: one row a run';
 -- Reader: a repeated request finds its run.
 CREATE INDEX IF NOT EXISTS rating_run_request_id_ix ON rating_run (request_id) WHERE request_id IS NOT NULL;
 -- Reader: the sweep for runs whose process is gone.
@@ -78,6 +100,7 @@ CREATE TABLE IF NOT EXISTS rating_run_chunk (
     committed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (run_id, chunk_start)
 );
+COMMENT ON TABLE rating_run_chunk IS 'rater: progress and results of runs';
 
 CREATE TABLE IF NOT EXISTS rating_anomaly (
     window_start timestamptz NOT NULL,
@@ -94,4 +117,5 @@ CREATE TABLE IF NOT EXISTS rating_anomaly (
     run_id text NOT NULL,
     PRIMARY KEY (window_start, kind, auth_id, resource_id, model_id)
 );
+COMMENT ON TABLE rating_anomaly IS 'rater: what could not be billed, as the latest run left each hour';
 COMMENT ON COLUMN rating_anomaly.auth_id IS 'empty where the events had none, like the other two';

@@ -9,6 +9,7 @@ CREATE TABLE IF NOT EXISTS change_batch (
     changes bigint NOT NULL,
     changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+COMMENT ON TABLE change_batch IS 'rater: the place of each batch of changes in the feed';
 
 CREATE TABLE IF NOT EXISTS rated_usage_change (
     batch_id uuid NOT NULL,
@@ -49,6 +50,7 @@ CREATE TABLE IF NOT EXISTS rated_usage_change (
     after_rated_at timestamptz,
     PRIMARY KEY (batch_id, ordinal)
 );
+COMMENT ON TABLE rated_usage_change IS 'rater: every insert, update and delete of a rollup';
 
 -- Whether the feed tells the whole story from its first change on: not where the table was
 -- adopted with rows in it. Only this moment can know.
@@ -56,6 +58,7 @@ CREATE TABLE IF NOT EXISTS change_feed (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     whole_story boolean NOT NULL
 );
+COMMENT ON TABLE change_feed IS 'rater: what the feed as a whole can tell';
 INSERT INTO change_feed (whole_story)
 SELECT NOT EXISTS (SELECT FROM rated_usage)
 ON CONFLICT DO NOTHING;

@@ -6,5 +6,6 @@ CREATE TABLE IF NOT EXISTS rater_schema (
     version integer NOT NULL,
     compatible_from integer NOT NULL
 );
-INSERT INTO rater_schema (version, compatible_from) VALUES (1, 1)
-ON CONFLICT (only_row) DO UPDATE SET version = 1, compatible_from = 1;
+COMMENT ON TABLE rater_schema IS 'rater: the schema''s version, and from which one on a rater works with it';
+-- Never back: a newer build may have been here.
+INSERT INTO rater_schema (version, compatible_from) VALUES (1, 1) ON CONFLICT DO NOTHING;

@@ -14,6 +14,7 @@ pub mod migrate;
 pub mod output;
 pub mod rate;
 pub mod serve;
+mod time;
 pub mod usage;
 pub mod validate;
 

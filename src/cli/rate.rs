@@ -1,6 +1,7 @@
 //! `rater rate`: rates a window, prints the result. Exit code 0: fine; 1: it failed; 2: it is
 //! rated, and a finding is an ERROR (R9).
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::output::{Format, csv, json_line, table};
 use super::{fail, warn};
 use crate::grpc::client::Failure;
 use crate::grpc::client::rating::RatingClient;
+use crate::grpc::convert::time::to_proto;
 use crate::proto::{
     FindingCode, RateBasis, RateWindowRequest, RateWindowResponse, RatingResult, Severity, Trigger,
 };
@@ -21,10 +23,10 @@ pub struct Rate {
     #[command(flatten)]
     client: ClientOptions,
     /// The window's start, on a UTC hour (RFC 3339); default: the trailing hours before its end
-    #[arg(long, env = "RATER_SINCE", value_name = "TIME")]
+    #[arg(long, env = "RATER_SINCE", value_name = "TIME", value_parser = super::time::parse)]
     since: Option<DateTime<Utc>>,
     /// The window's end, on a UTC hour; default: the last closed hour's
-    #[arg(long, env = "RATER_UNTIL", value_name = "TIME")]
+    #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = super::time::parse)]
     until: Option<DateTime<Utc>>,
     /// Why it runs; default: routine without --since and --until, else backfill
     #[arg(long, env = "RATER_TRIGGER", value_enum)]
@@ -88,10 +90,6 @@ impl Rate {
     }
 
     fn request(&self) -> RateWindowRequest {
-        let time = |time: DateTime<Utc>| prost_types::Timestamp {
-            seconds: time.timestamp(),
-            nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default(),
-        };
         let trigger = match self.trigger {
             None => Trigger::Unspecified,
             Some(TriggerArg::Routine) => Trigger::Routine,
@@ -103,8 +101,8 @@ impl Rate {
             Some(BasisArg::Pricebook) => RateBasis::Pricebook,
         };
         RateWindowRequest {
-            since: self.since.map(time),
-            until: self.until.map(time),
+            since: self.since.map(to_proto),
+            until: self.until.map(to_proto),
             trigger: trigger.into(),
             rate_basis: basis.into(),
             expected_pricebook_digest: self.expected_pricebook_digest.clone(),
@@ -124,27 +122,36 @@ fn details(failure: &Failure) -> String {
 fn print(response: &RateWindowResponse, format: Format) -> ExitCode {
     let result = response.result.clone().unwrap_or_default();
     let fields = fields(response, &result);
-    let printed = match format {
-        Format::Json => json_line("rating.v1.RateWindowResponse", response).map(|json| println!("{json}")),
+    let text = match format {
+        Format::Json => json_line("rating.v1.RateWindowResponse", response).map(|json| json + "\n"),
         Format::Csv => {
             let (names, values): (Vec<&str>, Vec<String>) = fields.into_iter().unzip();
-            csv(&names, &[values]).map(|text| print!("{text}"))
+            csv(&names, &[values])
         }
         Format::Table => {
             let rows: Vec<Vec<String>> =
                 fields.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-            println!("{}", table(&["result", ""], &rows));
+            let mut text = table(&["result", ""], &rows) + "\n";
             if !result.findings.is_empty() {
-                println!();
-                println!("{}", table(&["severity", "finding", "what"], &findings(&result)));
+                let findings = table(&["severity", "finding", "what"], &findings(&result));
+                text += &format!("\n{findings}\n");
             }
-            Ok(())
+            Ok(text)
         }
     };
-    match printed {
+    match text.and_then(|text| write(&text)) {
         Err(message) => fail(&message),
         Ok(()) if result.severity() == Severity::Error => ExitCode::from(2),
         Ok(()) => ExitCode::SUCCESS,
+    }
+}
+
+/// Nobody may read it any more: the exit code still tells.
+fn write(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 

@@ -13,10 +13,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::database::DatabaseOptions;
+use super::database::{self, DatabaseOptions};
 use super::duration;
 use super::fail;
 use crate::admin::{self, AdminState};
+use crate::domain::outcome::possible_findings;
+use crate::domain::window::Trigger;
 use crate::embedded_postgres::{self, EmbeddedPostgres};
 use crate::grpc;
 use crate::metrics::Metrics;
@@ -25,7 +27,7 @@ use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
 use crate::service::record_events::{DEFAULT_MAX_BATCHES, EventIntake};
 use crate::service::schema;
-use crate::store::{Db, DbOptions};
+use crate::store::DbOptions;
 use crate::telemetry::{self, DEFAULT_FILTER, LogFormat};
 
 /// Run the service
@@ -34,7 +36,7 @@ pub struct Serve {
     #[command(flatten)]
     database: DatabaseOptions,
     /// Start a private PostgreSQL in this folder, for a laptop or a demo
-    #[arg(long, env = "RATER_EMBEDDED_POSTGRES", value_name = "DIR", conflicts_with = "url")]
+    #[arg(long, env = "RATER_EMBEDDED_POSTGRES", value_name = "DIR", conflicts_with = "database_url")]
     embedded_postgres: Option<PathBuf>,
     /// Bring the schema up first
     #[arg(long, env = "RATER_MIGRATE")]
@@ -82,6 +84,9 @@ pub struct Serve {
     #[arg(long, env = "RATER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     log_format: LogFormat,
 }
+
+/// RateWindow calls in flight, most of which wait.
+const MAX_RATE_CALLS: usize = 1_000;
 
 /// A shorter lease than this would be lost to a busy machine.
 fn lease_ttl(text: &str) -> Result<Duration, String> {
@@ -147,10 +152,9 @@ impl Serve {
         let db_options = DbOptions {
             url,
             max_connections: self.database_connections,
-            acquire_timeout: Duration::from_secs(10),
+            acquire_timeout: database::ACQUIRE_TIMEOUT,
         };
-        let db = Db::new(&db_options)
-            .map_err(|_| "the database URL is not one: write postgres://USER@HOST/NAME".to_owned())?;
+        let db = database::open(&db_options.url, db_options.max_connections)?;
         if self.migrate {
             schema::up(&db).await.map_err(|error| error.to_string())?;
         }
@@ -164,6 +168,11 @@ impl Serve {
         let admin_listener = bind("--admin-listen", self.admin_listen).await?;
         let metrics = Arc::new(Metrics::new());
         pricebooks.publish(&metrics);
+        for trigger in [Trigger::Routine, Trigger::Backfill] {
+            for finding in possible_findings(trigger) {
+                metrics.finding(finding.code.as_str(), finding.severity.as_str(), trigger.as_str(), 0);
+            }
+        }
         let rater = Arc::new(Rater {
             db,
             pricebooks,
@@ -177,6 +186,7 @@ impl Serve {
             metrics,
             stop: CancellationToken::new(),
             runs: TaskTracker::new(),
+            admission: Arc::new(Semaphore::new(MAX_RATE_CALLS)),
             // Half of the connections are for everybody else: ingest and reads go on.
             chunks: Semaphore::new((self.database_connections / 2) as usize),
         });

@@ -9,6 +9,7 @@ use super::client::ClientOptions;
 use super::fail;
 use super::output::{Format, csv, json_line, table};
 use crate::grpc::client::rating::RatingClient;
+use crate::grpc::convert::time::to_proto;
 use crate::proto::{GetRatedUsageRequest, RatedUsage, UsageFilter};
 
 /// Read rated usage
@@ -29,13 +30,13 @@ struct List {
     #[command(flatten)]
     client: ClientOptions,
     /// Hours that start at or after this (RFC 3339)
-    #[arg(long, env = "RATER_SINCE", value_name = "TIME")]
+    #[arg(long, env = "RATER_SINCE", value_name = "TIME", value_parser = super::time::parse)]
     since: Option<DateTime<Utc>>,
     /// Hours that start before this
-    #[arg(long, env = "RATER_UNTIL", value_name = "TIME")]
+    #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = super::time::parse)]
     until: Option<DateTime<Utc>>,
     /// Only this identity (may be given again)
-    #[arg(long = "auth-id", env = "RATER_AUTH_ID", value_name = "ID", value_delimiter = None)]
+    #[arg(long = "auth-id", env = "RATER_AUTH_ID", value_name = "ID")]
     auth_ids: Vec<String>,
     /// Only this resource (may be given again)
     #[arg(long = "resource-id", env = "RATER_RESOURCE_ID", value_name = "ID")]
@@ -82,14 +83,10 @@ impl Usage {
 impl List {
     async fn print(self) -> Result<(), String> {
         let mut client = RatingClient::new(self.client.channel().await?);
-        let time = |time: DateTime<Utc>| prost_types::Timestamp {
-            seconds: time.timestamp(),
-            nanos: i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default(),
-        };
         let mut request = GetRatedUsageRequest {
             filter: Some(UsageFilter {
-                since: self.since.map(time),
-                until: self.until.map(time),
+                since: self.since.map(to_proto),
+                until: self.until.map(to_proto),
                 auth_ids: self.auth_ids,
                 resource_ids: self.resource_ids,
                 model_ids: self.model_ids,

@@ -4,6 +4,7 @@ pub mod event;
 pub mod money;
 pub mod outcome;
 pub mod pricebook;
+pub mod rating;
 pub mod text;
 pub mod violation;
 pub mod window;

@@ -233,6 +233,24 @@ pub fn findings(counts: &Counts, trigger: Trigger) -> Vec<Finding> {
     found
 }
 
+/// Every finding that a run with this trigger can have, so that what counts findings can begin
+/// each at zero: a first one would look like no change otherwise.
+pub fn possible_findings(trigger: Trigger) -> Vec<Finding> {
+    let one_of_each = Counts {
+        reconciled_deletions: 1,
+        shrunk_rollups: 1,
+        unpriced_events: 1,
+        unattributable_events: 1,
+        ambiguous_base_events: 1,
+        malformed_events: 1,
+        unexplained_rollups: 1,
+        rate_drift_rollups: 1,
+        clamped_events: 1,
+        ..Counts::default()
+    };
+    findings(&one_of_each, trigger)
+}
+
 /// The highest among the findings, [`Severity::Info`] when there are none.
 pub fn severity(findings: &[Finding]) -> Severity {
     findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Info)
@@ -251,6 +269,13 @@ mod tests {
             assert_eq!(found.len(), 2);
             assert!(found.iter().all(|finding| finding.severity == expected), "{found:?}");
             assert_eq!(severity(&found), expected);
+        }
+    }
+
+    #[test]
+    fn every_code_is_among_the_possible_findings() {
+        for trigger in [Trigger::Routine, Trigger::Backfill] {
+            assert_eq!(possible_findings(trigger).len(), 9);
         }
     }
 

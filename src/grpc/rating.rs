@@ -35,7 +35,7 @@ impl RatingService for Rating {
     ) -> Result<Response<RateWindowResponse>, Status> {
         let patience = patience(request.metadata());
         let request = rating::rate_request(request.into_inner()).map_err(status)?;
-        let mut ticket = self.rater.rate_window(request);
+        let mut ticket = self.rater.rate_window(request).map_err(status)?;
         let result = match patience {
             None => ticket.wait().await,
             Some(patience) => match tokio::time::timeout(patience, ticket.wait()).await {

@@ -60,7 +60,7 @@ pub fn status(error: Error) -> Status {
         Error::RunFailed(failure) => run_failed(failure),
         Error::ShuttingDown => (Code::Unavailable, retry("SHUTTING_DOWN", RETRY_AFTER)),
         Error::Store(error) => store(error),
-        Error::Panicked => (Code::Internal, info("INTERNAL", &[])),
+        Error::Internal => (Code::Internal, info("INTERNAL", &[])),
     };
     Status::with_error_details(code, message, details)
 }
@@ -106,7 +106,9 @@ fn run_failed(failure: RunFailure) -> (Code, ErrorDetails) {
 
 fn store(error: StoreError) -> (Code, ErrorDetails) {
     match error {
-        StoreError::Unavailable(_) => (Code::Unavailable, retry("DATABASE_UNAVAILABLE", RETRY_AFTER)),
+        StoreError::Unavailable(_) | StoreError::Cancelled(_) => {
+            (Code::Unavailable, retry("DATABASE_UNAVAILABLE", RETRY_AFTER))
+        }
         StoreError::OutcomeUnknown(_) => (Code::Unavailable, retry("OUTCOME_UNKNOWN", RETRY_AFTER)),
         StoreError::LeaseLost => (Code::Aborted, info("LEASE_LOST", &[])),
         StoreError::ForeignCurrency(found) => {

@@ -26,7 +26,7 @@ pub enum Error {
     /// An overlapping run holds the lease (R8).
     #[error("run {run_id} is rating hours of this window; try again when it has ended")]
     WindowBusy {
-        /// The holder; empty when it has just ended.
+        /// The holder.
         run_id: String,
         /// When its lease ends unless it is renewed.
         until: DateTime<Utc>,
@@ -71,9 +71,9 @@ pub enum Error {
     /// The store said no; its own text stays in the log.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// A task of ours panicked.
+    /// A defect of ours, such as a task that panicked.
     #[error("internal error; the log has the details")]
-    Panicked,
+    Internal,
 }
 
 /// How a run failed, as its record keeps it.
@@ -141,11 +141,13 @@ impl From<&Error> for FailureReason {
             Error::CurrencyMismatch { .. } => FailureReason::CurrencyMismatch,
             Error::Store(store::Error::ForeignCurrency(_)) => FailureReason::CurrencyMismatch,
             Error::Store(store::Error::LeaseLost) => FailureReason::LeaseLost,
-            Error::Store(store::Error::Unavailable(_)) => FailureReason::DatabaseUnavailable,
+            Error::Store(store::Error::Unavailable(_) | store::Error::Cancelled(_)) => {
+                FailureReason::DatabaseUnavailable
+            }
             Error::Store(store::Error::OutcomeUnknown(_)) => FailureReason::OutcomeUnknown,
             Error::Store(store::Error::CostOutOfRange) => FailureReason::CostOutOfRange,
             Error::Store(store::Error::Inconsistent(_) | store::Error::Internal(_))
-            | Error::Panicked
+            | Error::Internal
             | Error::Invalid(_)
             | Error::Unimplemented(_)
             | Error::EventConflict(_)

@@ -135,7 +135,7 @@ impl Ticket {
             Ok(result) => result,
             Err(panic) => {
                 tracing::error!(%panic, "a run's task panicked");
-                Err(Error::Panicked)
+                Err(Error::Internal)
             }
         }
     }
@@ -155,17 +155,23 @@ pub struct Rater {
     pub stop: CancellationToken,
     /// The runs in flight, which a drain waits for.
     pub runs: TaskTracker,
+    /// Requests in flight are bounded; past that a caller is told to come again.
+    pub admission: Arc<Semaphore>,
     /// Chunks in flight are bounded, so that ingest and reads always find a connection.
     pub chunks: Semaphore,
 }
 
 impl Rater {
     /// Begins; the answer comes through the ticket.
-    pub fn rate_window(self: &Arc<Self>, request: RateRequest) -> Ticket {
+    pub fn rate_window(self: &Arc<Self>, request: RateRequest) -> Result<Ticket, Error> {
+        let admitted = self.admission.clone().try_acquire_owned().map_err(|_| Error::Overloaded)?;
         let (accepted, run_id) = watch::channel(None);
         let rater = self.clone();
-        let task = self.runs.spawn(async move { rater.rate(request, accepted).await });
-        Ticket { run_id, task }
+        let task = self.runs.spawn(async move {
+            let _admitted = admitted;
+            rater.rate(request, accepted).await
+        });
+        Ok(Ticket { run_id, task })
     }
 
     async fn rate(
@@ -251,7 +257,7 @@ impl Rater {
         }
         accepted.send_replace(Some(known.run_id.clone()));
         loop {
-            let record = self.db.find_run(&known.run_id).await?.ok_or(Error::Panicked)?;
+            let record = self.db.find_run(&known.run_id).await?.ok_or(Error::Internal)?;
             if record.finished {
                 let (counts, hours_committed) = self.db.run_counts(&known.run_id).await?;
                 return match run::recorded_failure(&record, hours_committed) {

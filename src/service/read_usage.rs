@@ -3,7 +3,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use sha2::{Digest, Sha256};
 
 use super::error::Error;
@@ -139,11 +139,13 @@ fn parse(text: &str, fingerprint: &str) -> Result<UsageKey, Error> {
         Some(Token { v: TOKEN_VERSION, f, .. }) if f != fingerprint => {
             refuse("OTHER_FILTER", "belongs to another filter; keep the filter, or begin without a token")
         }
-        Some(Token { v: TOKEN_VERSION, k, .. }) if !holds_nul(&k) => Ok(k),
+        Some(Token { v: TOKEN_VERSION, k, .. }) if is_key(&k) => Ok(k),
         _ => refuse("MALFORMED", "is not a token of this service; begin without one"),
     }
 }
 
-fn holds_nul(key: &UsageKey) -> bool {
-    [&key.auth_id, &key.resource_id, &key.model_id, &key.price_class].iter().any(|text| text.contains('\0'))
+/// Whether the database takes it: no NUL, and no year that it does not have.
+fn is_key(key: &UsageKey) -> bool {
+    let texts = [&key.auth_id, &key.resource_id, &key.model_id, &key.price_class];
+    (1..=9999).contains(&key.window_start.year()) && !texts.iter().any(|text| text.contains('\0'))
 }

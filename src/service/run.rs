@@ -50,10 +50,12 @@ impl Execution<'_> {
             started.elapsed(),
             chrono::Utc::now().timestamp(),
         );
+        // What is committed stays, and a repeat does not find it again: it is told in either case.
+        let report = Report::new(run, progress.counts.clone());
+        self.tell_findings(&report);
         match result {
             Ok(()) => {
-                let report = Report::new(run, progress.counts);
-                self.tell(&report, started.elapsed());
+                tell_success(&report, started.elapsed());
                 Ok(report)
             }
             Err(error) => Err(Error::RunFailed(self.fail(error, progress).await)),
@@ -63,9 +65,6 @@ impl Execution<'_> {
     async fn rate_chunks(&self, progress: &mut Progress) -> Result<(), Error> {
         let window = self.run.window;
         for chunk in window.chunks(self.rater.config.chunk_hours) {
-            if self.rater.stop.is_cancelled() {
-                return Err(Error::ShuttingDown);
-            }
             let left =
                 (chunk.start > window.start).then_some(Window { start: window.start, end: chunk.start });
             let counts = self.rate_chunk(chunk, left).await?;
@@ -77,7 +76,12 @@ impl Execution<'_> {
     }
 
     async fn rate_chunk(&self, chunk: Window, left: Option<Window>) -> Result<Counts, Error> {
-        let _slot = self.rater.chunks.acquire().await.map_err(|_| Error::ShuttingDown)?;
+        // A stop first: what waits for its turn must not begin when the service ends.
+        let _slot = tokio::select! {
+            biased;
+            () = self.rater.stop.cancelled() => return Err(Error::ShuttingDown),
+            slot = self.rater.chunks.acquire() => slot.map_err(|_| Error::ShuttingDown)?,
+        };
         let mut open = self.rater.db.begin_chunk(&self.lease, chunk, self.rater.config.chunk_timeout).await?;
         let rules = Rules { book: self.pricebook, trigger: self.run.trigger, basis: self.run.basis };
         let counts = open.rate(rules).await?;
@@ -94,7 +98,7 @@ impl Execution<'_> {
     }
 
     /// R9: the log and the metrics follow the findings, and so do the response and the exit code.
-    fn tell(&self, report: &Report, took: Duration) {
+    fn tell_findings(&self, report: &Report) {
         let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
         let metrics = &self.rater.metrics;
         let events = RunEvents {
@@ -115,21 +119,6 @@ impl Execution<'_> {
                 Severity::Info => tracing::info!(run_id, trigger, code, count, message),
             }
         }
-        tracing::info!(
-            run_id,
-            trigger,
-            events = counts.events,
-            rated_events = counts.rated_events,
-            inserted = counts.inserted_rollups,
-            updated = counts.updated_rollups,
-            unchanged = counts.unchanged_rollups,
-            deleted = counts.reconciled_deletions,
-            previous_cost = %counts.previous_cost,
-            total_cost = %counts.total_cost,
-            currency = report.currency,
-            milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "run succeeded"
-        );
     }
 
     async fn fail(&self, error: Error, progress: Progress) -> RunFailure {
@@ -153,6 +142,25 @@ impl Execution<'_> {
             left: left(window, Some(progress.end)),
         }
     }
+}
+
+fn tell_success(report: &Report, took: Duration) {
+    let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
+    tracing::info!(
+        run_id,
+        trigger,
+        events = counts.events,
+        rated_events = counts.rated_events,
+        inserted = counts.inserted_rollups,
+        updated = counts.updated_rollups,
+        unchanged = counts.unchanged_rollups,
+        deleted = counts.reconciled_deletions,
+        previous_cost = %counts.previous_cost,
+        total_cost = %counts.total_cost,
+        currency = report.currency,
+        milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "run succeeded"
+    );
 }
 
 /// What is committed so far: everything from `end` on.

@@ -1,6 +1,6 @@
 //! The schema: up, down, where it stands, and whether this build may work with it.
 
-pub use crate::store::migrations::{MigrationError, Step, VERSION, down, status, up};
+pub use crate::store::migrations::{MigrationError, SchemaVersion, Status, Step, VERSION, down, status, up};
 use crate::store::{Db, Error, migrations};
 
 /// Why this build can't work with a database.

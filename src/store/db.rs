@@ -1,5 +1,6 @@
-//! Connections. Two pools: one for work, and a small one for leases and heartbeats, which
-//! must not starve behind the work that they guard.
+//! Connections. Three pools: one for work, a small one for leases, which must not starve behind
+//! the work that they guard, and a smaller one for heartbeats, which must not starve behind runs
+//! that wait for their lease.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,8 +11,11 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::Error;
 
+/// How long a connection that comes back may take to say that it is fine.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How to reach the database.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct DbOptions {
     /// `postgres://user@host:port/database`.
     pub url: String,
@@ -26,6 +30,7 @@ pub struct DbOptions {
 pub struct Db {
     pub(super) pool: PgPool,
     pub(super) control: PgPool,
+    pub(super) heartbeats: PgPool,
 }
 
 impl Db {
@@ -35,7 +40,8 @@ impl Db {
         let connect = PgConnectOptions::from_str(&options.url)?.application_name("rater");
         Ok(Db {
             pool: pool(options, options.max_connections).connect_lazy_with(connect.clone()),
-            control: pool(options, 4).connect_lazy_with(connect),
+            control: pool(options, 4).connect_lazy_with(connect.clone()),
+            heartbeats: pool(options, 2).connect_lazy_with(connect),
         })
     }
 }
@@ -62,9 +68,10 @@ fn pool(options: &DbOptions, size: u32) -> PgPoolOptions {
         // two equal otherwise. ROLLBACK unasked would make the server warn each time.
         .after_release(|connection, _| {
             Box::pin(async move {
-                let row =
-                    sqlx::raw_sql("SELECT now() <> statement_timestamp()").fetch_one(connection).await?;
-                let open: bool = row.try_get(0)?;
+                let asked = sqlx::raw_sql("SELECT now() <> statement_timestamp()").fetch_one(connection);
+                // A connection that the network swallowed must not keep its place in the pool.
+                let Ok(row) = tokio::time::timeout(RELEASE_PATIENCE, asked).await else { return Ok(false) };
+                let open: bool = row?.try_get(0)?;
                 Ok(!open)
             })
         })

@@ -2,6 +2,9 @@
 //! never by message. [`Display`](std::fmt::Display) is safe for a client; the source is for
 //! the log.
 
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -13,6 +16,11 @@ pub enum Error {
     /// is safe to repeat.
     #[error("the connection broke while committing; it is safe to repeat the call")]
     OutcomeUnknown(#[source] sqlx::Error),
+    /// A statement took longer than it may, or an operator cancelled it.
+    #[error(
+        "a statement was cancelled: it took too long, or someone stopped it; nothing of it was committed"
+    )]
+    Cancelled(#[source] sqlx::Error),
     /// Another run took over: the step in hand was not committed (R8).
     #[error("another run took over; the hours in hand were not committed")]
     LeaseLost,
@@ -40,6 +48,7 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Error::Unavailable(error),
             sqlx::Error::Database(db) => match db.code() {
+                Some(code) if code == "57014" => Error::Cancelled(error),
                 Some(code) if is_unavailable(&code) => Error::Unavailable(error),
                 // numeric_value_out_of_range: a sum of tokens past bigint.
                 Some(code) if code == "22003" => Error::CostOutOfRange,
@@ -60,10 +69,20 @@ fn is_unavailable(code: &str) -> bool {
 }
 
 /// A commit that fails on the way is neither done nor undone for sure, unless the server
-/// itself answered with an error.
+/// itself answered with an error and lived on: one that ends the session (an operator, a full
+/// disk under the log) may come after the commit was written. An idle session had not begun it.
 pub(crate) fn at_commit(error: sqlx::Error) -> Error {
-    match error {
-        sqlx::Error::Database(_) => error.into(),
+    match &error {
+        sqlx::Error::Database(db)
+            if !ends_session(&**db) || db.code().is_some_and(|code| code == "25P03") =>
+        {
+            error.into()
+        }
         _ => Error::OutcomeUnknown(error),
     }
+}
+
+fn ends_session(error: &(dyn DatabaseError + 'static)) -> bool {
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    error.is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }

@@ -140,7 +140,7 @@ impl Db {
             lease.fence,
             interval(lease.ttl)
         )
-        .execute(&self.control)
+        .execute(&self.heartbeats)
         .await?;
         if renewed.rows_affected() == 1 { Ok(()) } else { Err(Error::LeaseLost) }
     }

@@ -97,19 +97,16 @@ impl Db {
             return Ok(Begun::Known(known));
         }
         lease::reap(&mut tx, Some(run.window)).await?;
-        let Some(fence) = lease::insert(&mut tx, &run.run_id, run.window, run.lease_ttl).await? else {
-            let holder = lease::holder(&mut tx, run.window).await?;
-            // Whoever it was has just finished: the caller may try again at once.
-            let holder = match holder {
-                Some(holder) => holder,
-                None => Holder { run_id: String::new(), expires_at: self.now().await? },
-            };
-            tx.commit().await.map_err(error::at_commit)?;
-            return Ok(Begun::Busy(holder));
+        let begun = match acquire(&mut tx, run).await? {
+            Ok(fence) => {
+                record(&mut tx, run, fence).await?;
+                Begun::Started(Lease { run_id: run.run_id.clone(), fence, ttl: run.lease_ttl })
+            }
+            // What was reaped stays so.
+            Err(holder) => Begun::Busy(holder),
         };
-        record(&mut tx, run, fence).await?;
         tx.commit().await.map_err(error::at_commit)?;
-        Ok(Begun::Started(Lease { run_id: run.run_id.clone(), fence, ttl: run.lease_ttl }))
+        Ok(begun)
     }
 
     /// The run that a caller's request id stands for, if it was used in the last 24 hours.
@@ -151,6 +148,10 @@ impl Db {
         remaining_end: DateTime<Utc>,
     ) -> Result<(), Error> {
         let mut tx = self.control.begin().await?;
+        // The lease first, in the order of a takeover: the other way round the two deadlock.
+        sqlx::query!("DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2", lease.run_id, lease.fence)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query!(
             "UPDATE rating_run SET state = 'failed', error_reason = $2, error_message = $3,
                  remaining_end = $4, finished_at = clock_timestamp()
@@ -162,11 +163,22 @@ impl Db {
         )
         .execute(&mut *tx)
         .await?;
-        sqlx::query!("DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2", lease.run_id, lease.fence)
-            .execute(&mut *tx)
-            .await?;
         tx.commit().await.map_err(error::at_commit)
     }
+}
+
+/// The lease's fence, or who holds one that overlaps. A holder that ends between the two
+/// statements has made room: then it is tried again.
+async fn acquire(connection: &mut PgConnection, run: &NewRun) -> Result<Result<i64, Holder>, Error> {
+    for _ in 0..10 {
+        if let Some(fence) = lease::insert(connection, &run.run_id, run.window, run.lease_ttl).await? {
+            return Ok(Ok(fence));
+        }
+        if let Some(holder) = lease::holder(connection, run.window).await? {
+            return Ok(Err(holder));
+        }
+    }
+    Err(Error::Inconsistent("a lease is refused that overlaps none"))
 }
 
 /// The run of a request id; ids are remembered for 24 hours.

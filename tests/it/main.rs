@@ -2,7 +2,22 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
+mod admin;
+mod cli;
+mod concurrency;
 mod embedded;
 mod events;
+mod faults;
 mod harness;
+mod hostile;
 mod imports;
+mod invariants;
+mod migrations;
+mod plans;
+mod pricebooks;
+mod property;
+mod rate_window;
+mod reading;
+mod rig;
+mod stage;
+mod takeover;

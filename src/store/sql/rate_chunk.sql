@@ -114,7 +114,11 @@ held AS MATERIALIZED (
         CASE WHEN $6 OR $7 THEN coalesce(
             cost = coalesce(billable_prompt_tokens, greatest(prompt_tokens - cached_tokens, 0))
                 * applied_prompt_rate + cached_tokens * applied_cached_rate
-                + completion_tokens * applied_completion_rate, false) END AS explained
+                + completion_tokens * applied_completion_rate
+            -- What a row of ours could not hold can't be kept on one.
+            AND least(cost, applied_prompt_rate, applied_cached_rate, applied_completion_rate) >= 0
+            AND greatest(min_scale(applied_prompt_rate), min_scale(applied_cached_rate),
+                min_scale(applied_completion_rate)) <= 12, false) END AS explained
     FROM rated_usage u
     WHERE window_start >= $1 AND window_start < $2
 ),

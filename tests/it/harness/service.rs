@@ -35,6 +35,14 @@ impl Service {
         Service::spawn(command).await
     }
 
+    /// The same where another one listened, which is gone.
+    pub async fn start_at(address: &str, database_url: &str, arguments: &[&str]) -> Service {
+        let mut command = rater();
+        command.args(["serve", "--listen", address, "--admin-listen", "127.0.0.1:0"]);
+        command.args(arguments).env("RATER_DATABASE_URL", database_url);
+        Service::spawn(command).await
+    }
+
     /// The same from a command that says when it listens.
     async fn spawn(mut command: Command) -> Service {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -35,8 +35,8 @@ const LAYERS: &[Layer] = &[
         without: &["sqlx", "tonic"],
     },
     Layer { name: "admin", ours: &["admin", "service", "metrics"], without: &["sqlx", "tonic", "prost"] },
-    Layer { name: "metrics", ours: &[], without: &["sqlx", "tonic", "prost", "tokio"] },
-    Layer { name: "telemetry", ours: &[], without: &["sqlx", "tonic", "prost", "tokio"] },
+    Layer { name: "metrics", ours: &["metrics"], without: &["sqlx", "tonic", "prost", "tokio"] },
+    Layer { name: "telemetry", ours: &["telemetry"], without: &["sqlx", "tonic", "prost", "tokio"] },
     Layer { name: "proto", ours: &[], without: &["sqlx", "tokio"] },
     Layer {
         name: "embedded_postgres",

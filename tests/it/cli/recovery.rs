@@ -1,0 +1,61 @@
+//! `rater rate` while the service dies: it finds its run again, or what became of it.
+
+use std::time::Duration;
+
+use crate::harness::{Service, event, run};
+use crate::rig::{BOOK, Rig, eventually};
+
+fn rate(url: &str) -> tokio::task::JoinHandle<crate::harness::Output> {
+    let url = url.to_string();
+    tokio::task::spawn_blocking(move || {
+        let window = ["--since", "2026-06-01T10:00:00Z", "--until", "2026-06-01T11:00:00Z"];
+        run(
+            &url,
+            &[&["rate", "-o", "json", "--request-id", "nightly", "--retry-for", "60s"], &window[..]].concat(),
+        )
+    })
+}
+
+#[tokio::test]
+async fn a_run_whose_service_was_killed_is_found_failed_with_the_hours_left() {
+    let rig = Rig::start(BOOK, &["--lease-ttl", "2s"]).await;
+    rig.insert([event("a")]).await;
+    let hold = rig.hold_writes().await;
+    let command = rate(&rig.service.url());
+    rig.until_blocked(1).await;
+    rig.service.signal(nix::sys::signal::Signal::SIGKILL);
+    let book = rig.book_path();
+    let arguments = ["--pricebook", book.to_str().unwrap(), "--lease-ttl", "2s"];
+    let again = Service::start_at(rig.service.address(), &rig.db.url, &arguments).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    hold.rollback().await.unwrap();
+    let output = command.await.unwrap();
+    assert_eq!((output.code(), output.stdout.as_str()), (Some(1), ""), "{output:?}");
+    let lines: Vec<&str> = output.stderr.lines().collect();
+    assert!(lines[0].contains("looking for the run again (request id nightly)"), "{output:?}");
+    assert_eq!(lines.len(), 2, "{output:?}");
+    assert!(lines[1].starts_with("rater: ABORTED: "), "{output:?}");
+    assert!(lines[1].ends_with("; not rated: 2026-06-01T10:00:00Z to 2026-06-01T11:00:00Z"), "{output:?}");
+    assert_eq!((rig.rows().await.len(), rig.count("rating_run").await), (0, 1));
+    assert_eq!(rig.one::<String>("SELECT error_reason FROM rating_run").await, "LEASE_LOST");
+    // The id stands for the failed run; another one rates.
+    let window = ["--since", "2026-06-01T10:00:00Z", "--until", "2026-06-01T11:00:00Z"];
+    assert_eq!(run(&again.url(), &[&["rate"], &window[..]].concat()).code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_run_that_ended_while_its_caller_was_cut_off_is_found_with_its_result() {
+    let rig = Rig::with_events([event("a")]).await;
+    let book = rig.book_path();
+    // Two services, one database: the second knows the first one's run.
+    let other = Service::start(&rig.db.url, &["--pricebook", book.to_str().unwrap()]).await;
+    let hold = rig.hold_writes().await;
+    let first = rate(&rig.service.url());
+    rig.until_blocked(1).await;
+    let second = rate(&other.url());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    hold.rollback().await.unwrap();
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
+    assert_eq!((first.code(), &first.stdout), (Some(0), &second.stdout), "{first:?} {second:?}");
+    eventually("one run", async || rig.count("rating_run").await == 1).await;
+}

@@ -1,0 +1,195 @@
+//! R8: callers on overlapping windows, in several processes, while events arrive, change and
+//! go, and while a process stands still for longer than its lease. No two transactions rate the
+//! same hour at once (`concurrency/probe.sql` watches, not the lease), none deadlocks, and
+//! afterwards the table is what a plain sum says.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rater::proto::rating_service_client::RatingServiceClient;
+use rater::proto::{BillingEvent, RateWindowRequest, Trigger};
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+
+use crate::events::Random;
+use crate::harness::{Service, soak};
+use crate::stage::{Refusal, Stage, assert_no_panic, event, hour, rate_until_done, record, window};
+
+const CALLERS: u64 = 64;
+const HOURS: i64 = 72;
+const PROBE: &str = include_str!("concurrency/probe.sql");
+/// Pairs of committed chunks that rated an hour at once.
+const OVERLAPS: &str = "SELECT count(*) FROM probe_seen a JOIN probe_seen b
+    ON a.run_id < b.run_id AND a.during && b.during AND a.entered <= b.leaving AND b.entered <= a.leaving";
+
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    seed: u64,
+    length: Duration,
+    services: usize,
+    /// A process stands still again and again, for longer than its lease lives.
+    stalls: bool,
+}
+
+/// How calls ended, by ErrorInfo's reason, and how many windows were rated.
+type Tally = BTreeMap<String, u64>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r8_no_hour_is_rated_twice_at_once_and_the_table_is_right_afterwards() {
+    let length = Duration::from_secs(if soak() { 20 } else { 3 });
+    let seeds = if soak() { 1..=4 } else { 1..=1 };
+    for seed in seeds {
+        for stalls in [false, true] {
+            let services = if soak() { 3 } else { 2 };
+            run(Round { seed: seed * 2 + u64::from(stalls), length, services, stalls }).await;
+        }
+    }
+}
+
+async fn run(round: Round) {
+    let stage = Stage::new().await;
+    stage.sql(PROBE).await;
+    let tally = load(&stage, round).await;
+    let overlaps = stage.number(OVERLAPS).await;
+    let chunks = stage.number("SELECT count(*) FROM probe_seen").await;
+    let takeovers =
+        stage.number("SELECT count(*) FROM rating_run WHERE error_message LIKE 'its lease ended%'").await;
+
+    let service = stage.service(&[]).await;
+    rate_until_done(&service, window(0, HOURS), Duration::from_secs(60)).await;
+    drop(service);
+    let changes = stage.number("SELECT count(*) FROM rated_usage_change").await;
+    println!("{round:?}: {tally:?}, {chunks} chunks, {takeovers} takeovers, {changes} changes");
+    assert_eq!(overlaps, 0, "{round:?}");
+    assert_eq!(stage.mismatches().await, 0, "{round:?}");
+    assert_eq!(stage.feed_faults().await, 0, "{round:?}");
+    assert_eq!(stage.deadlocks().await, 0, "{round:?}");
+    assert!(stage.number("SELECT count(*) FROM rated_usage").await > 100, "{round:?}");
+    let running = "SELECT count(*) FROM rating_run WHERE finished_at IS NULL";
+    assert_eq!(stage.number(running).await, 0, "{round:?}");
+
+    assert!(tally["rated"] > 10, "{round:?} {tally:?}");
+    let allowed: &[&str] = match round.stalls {
+        false => &["rated", "WINDOW_BUSY"],
+        // A stalled holder finds its lease or its session gone.
+        true => &["rated", "WINDOW_BUSY", "LEASE_LOST", "DATABASE_UNAVAILABLE", "OUTCOME_UNKNOWN"],
+    };
+    for reason in tally.keys() {
+        assert!(allowed.contains(&reason.as_str()), "{reason}: {round:?} {tally:?}");
+    }
+}
+
+/// The probe sees what it is there for: without the constraint that keeps leases apart, two
+/// transactions meet in an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_probe_sees_two_transactions_in_one_hour() {
+    let stage = Stage::new().await;
+    stage.sql(PROBE).await;
+    stage.sql("ALTER TABLE rating_lease DROP CONSTRAINT rating_lease_no_overlap").await;
+    let round = Round { seed: 7, length: Duration::from_secs(2), services: 1, stalls: false };
+    let tally = load(&stage, round).await;
+    let overlaps = stage.number(OVERLAPS).await;
+    println!("without the constraint: {tally:?}, {overlaps} overlaps");
+    assert!(overlaps > 0, "seen among committed chunks");
+    assert!(tally.contains_key("INTERNAL"), "seen by the locks: {tally:?}");
+}
+
+/// Calls, events and stalls for as long as the round lasts.
+async fn load(stage: &Stage, round: Round) -> Tally {
+    stage.fill("start", 0, HOURS, 8).await;
+    let ttl = if round.stalls { "1s" } else { "30s" };
+    let mut services = Vec::new();
+    for _ in 0..round.services {
+        let arguments = ["--lease-ttl", ttl, "--chunk-hours", "6", "--database-connections", "8"];
+        services.push(stage.service(&arguments).await);
+    }
+    let until = Instant::now() + round.length;
+    let mut callers = JoinSet::new();
+    let mut clients = Vec::new();
+    for service in &services {
+        clients.push(service.client_rating().await);
+    }
+    for n in 0..CALLERS {
+        let random = Random((round.seed * CALLERS + n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        callers.spawn(call(random, clients.clone(), until));
+    }
+    let changing = tokio::spawn(change(stage.pool.clone(), Random(round.seed + 17), until));
+    let arriving = arrive(&services[services.len() - 1], Random(round.seed + 71), until);
+    let standing_still = async {
+        // The first alone: the last one takes events in.
+        while round.stalls && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            services[0].signal(Signal::SIGSTOP);
+            tokio::time::sleep(Duration::from_millis(1_700)).await;
+            services[0].signal(Signal::SIGCONT);
+        }
+    };
+    tokio::join!(arriving, standing_still);
+    changing.await.unwrap();
+    let mut tally = Tally::new();
+    while let Some(one) = callers.join_next().await {
+        for (reason, count) in one.unwrap() {
+            *tally.entry(reason).or_default() += count;
+        }
+    }
+    services.iter().for_each(assert_no_panic);
+    tally
+}
+
+/// One caller: window after window.
+async fn call(mut random: Random, clients: Vec<RatingServiceClient<Channel>>, until: Instant) -> Tally {
+    let mut tally = Tally::new();
+    while Instant::now() < until {
+        let mut client = clients[random.below(clients.len() as u64) as usize].clone();
+        let start = random.below(HOURS as u64) as i64;
+        let end = HOURS.min(start + 1 + random.below(24) as i64);
+        let trigger = if random.below(2) == 0 { Trigger::Routine } else { Trigger::Backfill };
+        let request = RateWindowRequest {
+            since: Some(hour(start)),
+            until: Some(hour(end)),
+            trigger: trigger.into(),
+            ..Default::default()
+        };
+        let ended = match client.rate_window(request).await.map_err(Refusal::from) {
+            Ok(_) => "rated".into(),
+            Err(refusal) if refusal.reason.is_empty() => format!("{refusal:?}"),
+            Err(refusal) => refusal.reason,
+        };
+        *tally.entry(ended).or_default() += 1;
+        tokio::time::sleep(Duration::from_millis(random.below(15))).await;
+    }
+    tally
+}
+
+/// Events come in through the service.
+async fn arrive(service: &Service, mut random: Random, until: Instant) {
+    let mut batch = 0;
+    while Instant::now() < until {
+        batch += 1;
+        let events: Vec<BillingEvent> = (0..8)
+            .map(|n| BillingEvent {
+                auth_id: format!("auth-{}", random.below(5)),
+                prompt_tokens: random.below(1_000) as i64,
+                cached_tokens: random.below(1_000) as i64,
+                ..event(&format!("new-{batch}-{n}"), random.below(HOURS as u64) as i64)
+            })
+            .collect();
+        assert_eq!(record(service, &events).await.unwrap().stored, 8);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Another writer corrects and deletes events.
+async fn change(pool: PgPool, mut random: Random, until: Instant) {
+    while Instant::now() < until {
+        let id = format!("start-{}-{}", random.below(HOURS as u64), 1 + random.below(8));
+        let sql = match random.below(3) {
+            0 => "DELETE FROM billing_event WHERE request_id = $1",
+            _ => "UPDATE billing_event SET completion_tokens = completion_tokens + 1 WHERE request_id = $1",
+        };
+        sqlx::query(sql).bind(id).execute(&pool).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

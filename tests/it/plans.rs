@@ -1,0 +1,138 @@
+//! The plans of the real statements, as the server logs them while the real service runs them on
+//! a filled table at the planner's default costs.
+
+use std::fs;
+use std::time::Duration;
+
+use rater::embedded_postgres::EmbeddedPostgres;
+use rater::proto::{GetRatedUsageRequest, UsageFilter};
+
+use crate::harness::{Service, own_server, psql, soak};
+use crate::stage::{Refusal, Stage, hour, rate, window};
+
+const DAYS: i64 = 60;
+/// Firsts of the statements' texts, which the log quotes.
+const RATING: &str = "-- The rating statement (S2)";
+const PAGE: &str = "-- A page of rated usage";
+
+/// Rows that satisfy every constraint, `rows` in each table, over all the days.
+fn fill(postgres: &EmbeddedPostgres, rows: u32) {
+    let sql = format!(
+        "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, window_end,
+            prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens, event_count, cost,
+            applied_prompt_rate, applied_cached_rate, applied_completion_rate, currency_code,
+            pricebook_digest, run_id, fence, rated_at)
+        SELECT md5(n::text), 'auth-' || n % 500, 'res-' || n, 'acme/large', w, w + interval '1 hour',
+            100, 40, 10, 60, 1, 60 * 0.000003 + 40 * 0.0000003 + 10 * 0.000015,
+            0.000003, 0.0000003, 0.000015, 'USD', repeat('0', 64), 'run', 1, now()
+        FROM generate_series(1, {rows}) n,
+            LATERAL (SELECT timestamptz '2026-06-01 00:00Z' + make_interval(hours => n % ({DAYS} * 24)) AS w) t;
+        INSERT INTO billing_event (request_id, auth_id, resource_id, model, prompt_tokens, cached_tokens,
+            completion_tokens, event_ts)
+        SELECT 'e-' || n, 'auth-' || n % 500, 'res-' || n, 'acme/large', 100, 40, 10,
+            timestamptz '2026-06-01 00:00Z' + make_interval(hours => n % ({DAYS} * 24), secs => n % 3600)
+        FROM generate_series(1, {rows}) n;
+        ANALYZE rated_usage;
+        ANALYZE billing_event"
+    );
+    psql(postgres, &sql).unwrap();
+}
+
+/// The plans that the log has for a statement since it was that long.
+fn plans(postgres: &EmbeddedPostgres, statement: &str, since: usize) -> Vec<String> {
+    let log = String::from_utf8_lossy(&fs::read(postgres.log()).unwrap()).into_owned();
+    let mut plans = Vec::new();
+    let mut rest = &log[since..];
+    while let Some(at) = rest.find(statement) {
+        rest = &rest[at..];
+        // What belongs to an entry is indented.
+        let end = rest.match_indices('\n').find(|(at, _)| !rest[at + 1..].starts_with('\t'));
+        let entry = &rest[..end.map_or(rest.len(), |(at, _)| at)];
+        plans.push(entry.split_once("  (cost=").map_or(entry, |_| entry).to_owned());
+        rest = &rest[entry.len()..];
+    }
+    plans
+}
+
+fn length(postgres: &EmbeddedPostgres) -> usize {
+    fs::metadata(postgres.log()).unwrap().len() as usize
+}
+
+/// Whether a plan finds the rows of a table by an index, and nowhere by reading it whole.
+fn by_index(plan: &str, index: &str, table: &str) -> bool {
+    let used = [format!("Index Scan using {index} "), format!("Bitmap Index Scan on {index} ")];
+    used.iter().any(|scan| plan.contains(scan)) && !whole(plan, table)
+}
+
+fn whole(plan: &str, table: &str) -> bool {
+    plan.contains(&format!("Seq Scan on {table} "))
+}
+
+async fn rating_plan(postgres: &EmbeddedPostgres, service: &Service, day: i64) -> String {
+    let since = length(postgres);
+    rate(service, window(day * 24, day * 24 + 24)).await.unwrap();
+    let plans = plans(postgres, RATING, since);
+    assert_eq!(plans.len(), 1, "one chunk");
+    plans.into_iter().next().unwrap()
+}
+
+#[tokio::test]
+async fn statements_read_what_they_need_by_index() {
+    let settings = [
+        ("session_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+        ("autovacuum", "off"),
+    ];
+    let server = own_server(&settings).await;
+    let postgres = &server.postgres;
+    let stage = Stage::over(&postgres.url());
+    let service = stage.service(&["--migrate"]).await;
+    fill(postgres, if soak() { 300_000 } else { 120_000 });
+
+    // More often than a prepared statement needs to be given a plan for all values.
+    for day in 30..37 {
+        let plan = rating_plan(postgres, &service, day).await;
+        assert!(by_index(&plan, "rated_usage_window_start_ix", "rated_usage"), "{plan}");
+        assert!(by_index(&plan, "billing_event_rating_instant_ix", "billing_event"), "{plan}");
+    }
+    pages(postgres, &service).await;
+
+    // And the check can fail.
+    psql(postgres, "DROP INDEX rated_usage_window_start_ix").unwrap();
+    let plan = rating_plan(postgres, &service, 40).await;
+    assert!(whole(&plan, "rated_usage"), "{plan}");
+    psql(postgres, "DROP INDEX billing_event_rating_instant_ix").unwrap();
+    let plan = rating_plan(postgres, &service, 41).await;
+    assert!(whole(&plan, "billing_event"), "{plan}");
+    drop(service);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// Pages of a window and of one identity, the first and one further on.
+async fn pages(postgres: &EmbeddedPostgres, service: &Service) {
+    let since = Some(hour(20 * 24));
+    let until = Some(hour(21 * 24));
+    let auth_ids = vec!["auth-7".to_owned()];
+    let of_window = UsageFilter { since, until, ..Default::default() };
+    let of_identity = UsageFilter { auth_ids: auth_ids.clone(), ..Default::default() };
+    let of_both = UsageFilter { since, until, auth_ids, ..Default::default() };
+    let by_window = &["rated_usage_window_start_ix"][..];
+    let by_either = &["rated_usage_auth_id_window_start_ix", "rated_usage_natural_key"][..];
+    for (filter, indexes) in [(of_window, by_window), (of_identity, by_either), (of_both, by_either)] {
+        let from = length(postgres);
+        let mut client = service.client_rating().await;
+        let mut page_token = String::new();
+        for _ in 0..12 {
+            let request = GetRatedUsageRequest { filter: Some(filter.clone()), page_size: 10, page_token };
+            let page = client.get_rated_usage(request).await.map_err(Refusal::from).unwrap().into_inner();
+            assert!(!page.rated_usage.is_empty());
+            page_token = page.next_page_token;
+        }
+        let plans = plans(postgres, PAGE, from);
+        assert_eq!(plans.len(), 12);
+        for plan in plans {
+            let used = indexes.iter().any(|index| by_index(&plan, index, "rated_usage"));
+            assert!(used, "{filter:?}:\n{plan}");
+        }
+    }
+}

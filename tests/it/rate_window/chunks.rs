@@ -1,0 +1,50 @@
+//! A window of many chunks gives what one chunk gives.
+
+use rater::proto::RatingResult;
+
+use crate::events::Random;
+use crate::harness::{Event, Rated, event};
+use crate::rig::{BOOK, Rig, backfill, routine};
+
+fn events() -> Vec<Event> {
+    let mut random = Random(42);
+    let mut pick = |values: &[&'static str]| values[random.below(values.len() as u64) as usize];
+    let made = (0..300).map(|n| {
+        let minute =
+            format!("2026-06-01T{}:{}:00Z", pick(&["08", "09", "10", "11", "13"]), pick(&["00", "30", "59"]));
+        let model = pick(&["acme/large", "acme/small", "ft:named", "ft:x", "acme/unknown"]);
+        let base = pick(&["acme/large", "acme/large", "acme/small"]);
+        event(&n.to_string()).auth(pick(&["a", "b", ""])).model(model).base(base).at(&minute).tokens(
+            n,
+            n % 7,
+            3,
+        )
+    });
+    made.collect()
+}
+
+/// A first run, a change of the events, and a second run.
+async fn story(chunk_hours: &str) -> (Vec<RatingResult>, Vec<Rated>, Vec<String>, i64) {
+    let rig = Rig::start(BOOK, &["--chunk-hours", chunk_hours]).await;
+    rig.insert(events()).await;
+    let first = rig.rated(backfill(7, 14)).await;
+    rig.sql("DELETE FROM billing_event WHERE auth_id = 'a' AND model = 'acme/small'").await;
+    rig.insert([event("late").auth("b").at("2026-06-01T09:15:00Z")]).await;
+    let second = rig.rated(routine(7, 14)).await;
+    let mut rows = rig.rows().await;
+    for row in &mut rows {
+        // Of the run and the moment.
+        (row.run_id, row.rated_at, row.ctid, row.fence) = (String::new(), None, String::new(), 0);
+    }
+    (vec![first, second], rows, rig.anomalies().await, rig.count("rating_run_chunk").await)
+}
+
+#[tokio::test]
+async fn a_run_of_many_chunks_equals_a_run_of_one() {
+    let (one, many) = (story("24").await, story("1").await);
+    assert_eq!((one.3, many.3), (2, 14));
+    assert_eq!(one.0, many.0);
+    assert_eq!(one.1, many.1);
+    assert_eq!(one.2, many.2);
+    assert!(one.0[1].reconciled_deletions > 0 && one.0[1].ambiguous_base_events > 0);
+}

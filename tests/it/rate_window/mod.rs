@@ -1,0 +1,6 @@
+//! RateWindow on the wire: what is refused, and a run's life from the request to the retry.
+
+mod chunks;
+mod deadline;
+mod refusals;
+mod request_id;
