@@ -13,14 +13,27 @@ pub const ROLLUPS_AN_HOUR: i64 = 2_000;
 const FINE_TUNES: i64 = 10;
 const MODELS: i64 = 40;
 
+/// What is measured for speed.
+pub struct Day {
+    pub window: Window,
+    pub events: i64,
+}
+
+impl Day {
+    pub fn rollups(&self) -> i64 {
+        ROLLUPS_AN_HOUR * self.window.hour_count()
+    }
+}
+
 /// 24 hours of at least `events` events: each of 48,000 rollups gets as many as any other, in an
 /// order that jumps between them.
-pub async fn fill_day(connection: &mut PgConnection, events: i64) -> Outcome<Window> {
+pub async fn fill_day(connection: &mut PgConnection, events: i64) -> Outcome<Day> {
     let start = time("2025-06-01T00:00:00Z")?;
     let window = Window { start, end: start + TimeDelta::hours(24) };
-    let each = events.div_euclid(ROLLUPS_AN_HOUR * 24) + i64::from(events % (ROLLUPS_AN_HOUR * 24) > 0);
-    fill(connection, window, each.max(1)).await?;
-    Ok(window)
+    let rollups = ROLLUPS_AN_HOUR * window.hour_count();
+    let each = (events / rollups + i64::from(events % rollups > 0)).max(1);
+    fill(connection, window, each).await?;
+    Ok(Day { window, events: rollups * each })
 }
 
 /// 30 days with as many rollups an hour, and an event each.
