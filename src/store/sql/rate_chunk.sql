@@ -112,7 +112,7 @@ held AS MATERIALIZED (
         -- R13, asked only where the answer matters. An adopted row may lack the billable prompt
         -- tokens; then they are what is left of the prompt.
         CASE WHEN $6 OR $7 THEN coalesce(
-            cost = coalesce(billable_prompt_tokens, greatest(prompt_tokens - cached_tokens, 0))
+            cost = coalesce(billable_prompt_tokens, prompt_tokens - least(prompt_tokens, cached_tokens))
                 * applied_prompt_rate + cached_tokens * applied_cached_rate
                 + completion_tokens * applied_completion_rate
             -- What a row of ours could not hold can't be kept on one.
@@ -186,7 +186,8 @@ changes AS MATERIALIZED (
         row_number() OVER (ORDER BY coalesce(window_start, held_window_start),
             coalesce(auth_id, held_auth_id) COLLATE "C",
             coalesce(resource_id, held_resource_id) COLLATE "C",
-            coalesce(model_id, held_model_id) COLLATE "C") AS ordinal
+            coalesce(model_id, held_model_id) COLLATE "C",
+            coalesce(price_class, held_price_class) COLLATE "C") AS ordinal
     FROM diff d
     WHERE operation IN ('insert', 'update', 'delete')
 ),
@@ -244,7 +245,9 @@ recorded AS (
         held_currency_code, held_digest, held_run_id, held_rated_at,
         prompt_tokens, cached_tokens, completion_tokens,
         billable_prompt_tokens, event_count, new_cost,
-        new_prompt_rate, new_cached_rate, new_completion_rate,
+        CASE WHEN operation <> 'delete' THEN new_prompt_rate END,
+        CASE WHEN operation <> 'delete' THEN new_cached_rate END,
+        CASE WHEN operation <> 'delete' THEN new_completion_rate END,
         CASE WHEN operation <> 'delete' THEN $8 END,
         CASE WHEN operation <> 'delete' THEN new_digest END,
         CASE WHEN operation <> 'delete' THEN now() END

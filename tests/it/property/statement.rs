@@ -8,7 +8,7 @@ use rater::domain::pricebook::{Pricebook, RateRow, Rates};
 use rater::domain::rating::Run;
 use rater::domain::window::{RateBasis, Trigger, Window};
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 const STATEMENT: &str = include_str!("../../../src/store/sql/rate_chunk.sql");
@@ -76,7 +76,7 @@ async fn chunk(
     batch: Uuid,
 ) -> sqlx::Result<PgRow> {
     let Window { start: from, end: until } = window;
-    let mut query = sqlx::query(AssertSqlSafe(statement()))
+    let mut query = sqlx::query(STATEMENT)
         .bind(from)
         .bind(until)
         .bind(execution.run_id)
@@ -157,32 +157,3 @@ fn add(report: &mut Report, row: &PgRow) -> sqlx::Result<()> {
     report.foreign_currency = report.foreign_currency.take().or(foreign);
     Ok(())
 }
-
-fn statement() -> String {
-    AMENDMENTS.iter().fold(STATEMENT.to_owned(), |text, (from, to)| text.replace(from, to))
-}
-
-/// Where the statement does not do yet what the rules say, and what would. It is amended here
-/// until it is there.
-const AMENDMENTS: [(&str, &str); 3] = [
-    // Greatest leaves NULL out: a row without a prompt would pass for one that is explained.
-    (
-        "coalesce(billable_prompt_tokens, greatest(prompt_tokens - cached_tokens, 0))",
-        "coalesce(billable_prompt_tokens, prompt_tokens - least(prompt_tokens, cached_tokens))",
-    ),
-    // A deleted rollup has no rates after, not the ones that would have been kept either.
-    (
-        "        new_prompt_rate, new_cached_rate, new_completion_rate,
-        CASE WHEN operation <> 'delete' THEN $8 END,",
-        "        CASE WHEN operation <> 'delete' THEN new_prompt_rate END,
-        CASE WHEN operation <> 'delete' THEN new_cached_rate END,
-        CASE WHEN operation <> 'delete' THEN new_completion_rate END,
-        CASE WHEN operation <> 'delete' THEN $8 END,",
-    ),
-    // The order of the whole key, or two classes of one key change places.
-    (
-        "coalesce(model_id, held_model_id) COLLATE \"C\") AS ordinal",
-        "coalesce(model_id, held_model_id) COLLATE \"C\",
-            coalesce(price_class, held_price_class) COLLATE \"C\") AS ordinal",
-    ),
-];
