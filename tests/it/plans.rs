@@ -97,10 +97,11 @@ async fn statements_read_what_they_need_by_index() {
     }
     pages(postgres, &service).await;
 
-    // And the check can fail.
+    // And the check can fail: what is left reads a whole table, or the whole of another index.
     psql(postgres, "DROP INDEX rated_usage_window_start_ix").unwrap();
     let plan = rating_plan(postgres, &service, 40).await;
-    assert!(whole(&plan, "rated_usage"), "{plan}");
+    assert!(!by_index(&plan, "rated_usage_window_start_ix", "rated_usage"), "{plan}");
+    assert!(whole(&plan, "rated_usage") || plan.contains("Bitmap Index Scan on rated_usage_"), "{plan}");
     psql(postgres, "DROP INDEX billing_event_rating_instant_ix").unwrap();
     let plan = rating_plan(postgres, &service, 41).await;
     assert!(whole(&plan, "billing_event"), "{plan}");
@@ -108,7 +109,7 @@ async fn statements_read_what_they_need_by_index() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-/// Pages of a window and of one identity, the first and one further on.
+/// Pages of a window, of one identity, and of both.
 async fn pages(postgres: &EmbeddedPostgres, service: &Service) {
     let since = Some(hour(20 * 24));
     let until = Some(hour(21 * 24));
@@ -118,12 +119,16 @@ async fn pages(postgres: &EmbeddedPostgres, service: &Service) {
     let of_both = UsageFilter { since, until, auth_ids, ..Default::default() };
     let by_window = &["rated_usage_window_start_ix"][..];
     let by_either = &["rated_usage_auth_id_window_start_ix", "rated_usage_natural_key"][..];
-    for (filter, indexes) in [(of_window, by_window), (of_identity, by_either), (of_both, by_either)] {
+    // Small pages in the order of the hour, one after the other; the few rows of an identity in one
+    // page. (Small pages of an identity may well be found by walking the hours.)
+    let cases = [(of_window, 10, by_window), (of_identity, 0, by_either), (of_both, 0, by_either)];
+    for (filter, page_size, indexes) in cases {
         let from = length(postgres);
         let mut client = service.client_rating().await;
         let mut page_token = String::new();
+        // More often than a prepared statement needs to be given a plan for all values.
         for _ in 0..12 {
-            let request = GetRatedUsageRequest { filter: Some(filter.clone()), page_size: 10, page_token };
+            let request = GetRatedUsageRequest { filter: Some(filter.clone()), page_size, page_token };
             let page = client.get_rated_usage(request).await.map_err(Refusal::from).unwrap().into_inner();
             assert!(!page.rated_usage.is_empty());
             page_token = page.next_page_token;
