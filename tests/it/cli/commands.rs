@@ -117,7 +117,7 @@ fn serve_without_a_database_names_what_to_set() {
     let output =
         run("", &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--pricebook", book]);
     assert_eq!(output.code(), Some(1));
-    assert!(output.stderr.contains("no database: set --database-url"), "{}", output.stderr);
+    assert!(output.stderr.contains("no database: give --database-url"), "{}", output.stderr);
     let wrong = run_in(&[("RATER_DATABASE_URL", "mysql://x")], &["migrate", "status"], "");
     assert_eq!((wrong.code(), wrong.stderr.lines().count()), (Some(1), 1), "{}", wrong.stderr);
 }
