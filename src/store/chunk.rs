@@ -60,8 +60,8 @@ impl Db {
 
 /// Settings of this transaction alone, so that a pooler changes nothing. A holder that is stuck
 /// must not block a takeover for ever: its session ends before its lease does. The planner is
-/// kept from compiling (JIT costs more than it gives here) and from sorting where it can hash,
-/// which a guess at the size of a CTE would otherwise make it do.
+/// kept from compiling (JIT costs more than it gives here), and from sorting or looping where it
+/// can hash: sizes of CTEs are guesses, and a loop over a guess that is far too small never ends.
 async fn prepare(
     connection: &mut PgConnection,
     lease_ttl: Duration,
@@ -76,7 +76,8 @@ async fn prepare(
             set_config('work_mem', '64MB', true) AS e,
             set_config('plan_cache_mode', 'force_custom_plan', true) AS f,
             set_config('enable_sort', 'off', true) AS g,
-            set_config('enable_mergejoin', 'off', true) AS h"#,
+            set_config('enable_mergejoin', 'off', true) AS h,
+            set_config('enable_nestloop', 'off', true) AS i"#,
         format!("{}ms", (lease_ttl.as_millis() * 4 / 5).max(1)),
         format!("{}ms", statement_timeout.as_millis().max(1))
     )

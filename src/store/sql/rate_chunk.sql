@@ -20,8 +20,9 @@ scan AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT auth_id, resource_id, model, base_model,
             count(*) AS events,
-            -- The sign bit of any count, or a missing one.
-            bit_or(coalesce(prompt_tokens | cached_tokens | completion_tokens, -1)) AS signs,
+            -- By the sign bit of any count. A missing count makes it NULL.
+            count(*) FILTER (WHERE ((prompt_tokens | cached_tokens | completion_tokens) < 0)
+                IS NOT FALSE) AS malformed_events,
             sum(prompt_tokens) AS prompt_tokens,
             sum(cached_tokens) AS cached_tokens,
             sum(completion_tokens) AS completion_tokens,
@@ -34,7 +35,7 @@ scan AS MATERIALIZED (
     ) g
 ),
 suspect AS MATERIALIZED (
-    SELECT DISTINCT window_start FROM scan WHERE signs < 0
+    SELECT DISTINCT window_start FROM scan WHERE malformed_events > 0
 ),
 -- Malformed events (a negative or missing count, R3) are rare, and one more grouping key costs
 -- every event: an hour that has some is scanned again, with them in groups of their own.
@@ -91,23 +92,37 @@ classified AS MATERIALIZED (
     LEFT JOIN derived b ON b.base_model = g.base_model AND d.model IS NULL AND starts_with(g.model, 'ft:')
         AND b.valid_from <= g.window_start AND g.window_start < b.valid_until
 ),
-produced AS MATERIALIZED (
-    SELECT window_start, auth_id, resource_id, model AS model_id, 'standard'::text AS price_class,
-        -- Two bases in one rollup: the whole of it is withheld, never billed at the cheaper one.
-        min(via_base_model COLLATE "C") IS DISTINCT FROM max(via_base_model COLLATE "C") AS ambiguous,
-        sum(events)::bigint AS event_count,
-        sum(prompt_tokens)::bigint AS prompt_tokens,
-        sum(cached_tokens)::bigint AS cached_tokens,
-        sum(completion_tokens)::bigint AS completion_tokens,
-        sum(prompt_tokens - covered_tokens)::bigint AS billable_prompt_tokens,
-        sum(clamped_events)::bigint AS clamped_events,
-        min(prompt_rate) AS prompt_rate, min(cached_rate) AS cached_rate,
-        min(completion_rate) AS completion_rate
+-- Rollups of more than one group are few, and to find them costs far less than to sum all up.
+regrouped AS MATERIALIZED (
+    SELECT window_start, auth_id, resource_id, model
     FROM classified
     WHERE kind = 'priced'
     GROUP BY window_start, auth_id, resource_id, model
+    HAVING count(*) > 1
 ),
-held AS MATERIALIZED (
+produced AS MATERIALIZED (
+    SELECT window_start, auth_id, resource_id, model AS model_id, 'standard'::text AS price_class,
+        false AS ambiguous, events::bigint AS event_count, prompt_tokens::bigint AS prompt_tokens,
+        cached_tokens::bigint AS cached_tokens, completion_tokens::bigint AS completion_tokens,
+        (prompt_tokens - covered_tokens)::bigint AS billable_prompt_tokens,
+        clamped_events::bigint AS clamped_events, prompt_rate, cached_rate, completion_rate
+    FROM classified c
+    WHERE kind = 'priced' AND NOT EXISTS (SELECT FROM regrouped r
+        WHERE r.window_start = c.window_start AND r.auth_id = c.auth_id
+            AND r.resource_id = c.resource_id AND r.model = c.model)
+    UNION ALL
+    SELECT window_start, auth_id, resource_id, model, 'standard',
+        -- Two bases in one rollup: the whole of it is withheld, never billed at the cheaper one.
+        min(via_base_model COLLATE "C") IS DISTINCT FROM max(via_base_model COLLATE "C"),
+        sum(events)::bigint, sum(prompt_tokens)::bigint, sum(cached_tokens)::bigint,
+        sum(completion_tokens)::bigint, sum(prompt_tokens - covered_tokens)::bigint,
+        sum(clamped_events)::bigint, min(prompt_rate), min(cached_rate), min(completion_rate)
+    FROM classified JOIN regrouped USING (window_start, auth_id, resource_id, model)
+    WHERE kind = 'priced'
+    GROUP BY window_start, auth_id, resource_id, model
+),
+-- OFFSET 0, here and below: what is used twice is worked out once, without being kept in between.
+held AS (
     SELECT ctid AS held_ctid, u.*,
         -- R13, asked only where the answer matters. An adopted row may lack the billable prompt
         -- tokens; then they are what is left of the prompt.
@@ -121,6 +136,7 @@ held AS MATERIALIZED (
                 min_scale(applied_completion_rate)) <= 12, false) END AS explained
     FROM rated_usage u
     WHERE window_start >= $1 AND window_start < $2
+    OFFSET 0
 ),
 matched AS (
     SELECT p.*, h.held_ctid, h.id AS held_id, h.price_class AS held_price_class,
@@ -133,7 +149,10 @@ matched AS (
         h.cost AS held_cost, h.applied_prompt_rate AS held_prompt_rate,
         h.applied_cached_rate AS held_cached_rate, h.applied_completion_rate AS held_completion_rate,
         h.currency_code AS held_currency_code, h.pricebook_digest AS held_digest,
-        h.run_id AS held_run_id, h.rated_at AS held_rated_at
+        h.run_id AS held_run_id, h.fence AS held_fence, h.rated_at AS held_rated_at,
+        (p.event_count, p.prompt_tokens, p.cached_tokens, p.completion_tokens, p.billable_prompt_tokens)
+            IS NOT DISTINCT FROM (h.event_count, h.prompt_tokens, h.cached_tokens, h.completion_tokens,
+                h.billable_prompt_tokens) AS same_tokens
     FROM (SELECT * FROM produced WHERE NOT ambiguous) p
     FULL JOIN held h ON h.auth_id = p.auth_id AND h.resource_id = p.resource_id
         AND h.model_id = p.model_id AND h.window_start = p.window_start
@@ -144,7 +163,10 @@ rated AS (
         CASE WHEN frozen THEN held_prompt_rate ELSE prompt_rate END AS new_prompt_rate,
         CASE WHEN frozen THEN held_cached_rate ELSE cached_rate END AS new_cached_rate,
         CASE WHEN frozen THEN held_completion_rate ELSE completion_rate END AS new_completion_rate,
-        CASE WHEN frozen
+        CASE
+            -- The row is explained: at its rates, the same tokens cost the same.
+            WHEN frozen AND same_tokens THEN held_cost
+            WHEN frozen
             THEN billable_prompt_tokens * held_prompt_rate + cached_tokens * held_cached_rate
                 + completion_tokens * held_completion_rate
             ELSE billable_prompt_tokens * prompt_rate + cached_tokens * cached_rate
@@ -153,6 +175,7 @@ rated AS (
         (held_prompt_rate, held_cached_rate, held_completion_rate)
             IS NOT DISTINCT FROM (prompt_rate, cached_rate, completion_rate) AS same_rates
     FROM matched m
+    OFFSET 0
 ),
 diff AS MATERIALIZED (
     SELECT r.*,
@@ -160,12 +183,11 @@ diff AS MATERIALIZED (
             WHEN held_ctid IS NULL THEN 'insert'
             WHEN $7 AND NOT explained THEN 'left'
             WHEN event_count IS NULL THEN 'delete'
-            WHEN (event_count, prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens,
-                    new_prompt_rate, new_cached_rate, new_completion_rate, new_cost, $8::text)
-                IS DISTINCT FROM
-                (held_event_count, held_prompt_tokens, held_cached_tokens, held_completion_tokens,
-                    held_billable_prompt_tokens, held_prompt_rate, held_cached_rate,
-                    held_completion_rate, held_cost, held_currency_code::text) THEN 'update'
+            WHEN NOT same_tokens
+                OR (new_prompt_rate, new_cached_rate, new_completion_rate, new_cost, $8::text)
+                    IS DISTINCT FROM
+                    (held_prompt_rate, held_cached_rate, held_completion_rate, held_cost,
+                        held_currency_code::text) THEN 'update'
             ELSE 'unchanged'
         END AS operation,
         -- R6: the digest is that of the book the rate came from.
@@ -348,8 +370,8 @@ SELECT
     (SELECT count(*) FROM updated) AS "rows_updated!",
     (SELECT count(*) FROM deleted) AS "rows_deleted!",
     (SELECT count(*) FROM recorded) AS "changes_recorded!",
-    (SELECT max(fence) FROM held) AS highest_fence,
-    (SELECT min(currency_code) FROM held WHERE currency_code <> $8::text) AS foreign_currency
+    d.highest_fence,
+    d.foreign_currency
 FROM (
     SELECT
         coalesce(sum(event_count), 0)::bigint AS rated_events,
@@ -363,7 +385,9 @@ FROM (
         count(*) FILTER (WHERE operation = 'left') AS unexplained_rollups,
         coalesce(sum(held_cost), 0) AS previous_cost,
         coalesce(sum(CASE operation WHEN 'delete' THEN NULL WHEN 'left' THEN held_cost ELSE new_cost END), 0)
-            AS total_cost
+            AS total_cost,
+        max(held_fence) AS highest_fence,
+        min(held_currency_code) FILTER (WHERE held_currency_code <> $8::text) AS foreign_currency
     FROM diff
 ) d,
 (

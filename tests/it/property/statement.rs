@@ -45,7 +45,7 @@ pub async fn rate(
     let mut transaction = connection.begin().await?;
     let sql = "SELECT now() FROM (SELECT set_config('TimeZone', $1, true), set_config('jit', 'off', true),
         set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_sort', 'off', true),
-        set_config('enable_mergejoin', 'off', true) OFFSET 0) s";
+        set_config('enable_mergejoin', 'off', true), set_config('enable_nestloop', 'off', true) OFFSET 0) s";
     let now = sqlx::query_scalar(sql).bind(execution.time_zone).fetch_one(&mut *transaction).await?;
     let mut report = Report {
         counts: Counts::default(),
