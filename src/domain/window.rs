@@ -127,7 +127,7 @@ fn floor_hour(time: DateTime<Utc>) -> DateTime<Utc> {
     time - TimeDelta::seconds(into) - TimeDelta::nanoseconds(i64::from(time.nanosecond()))
 }
 
-/// The table of DESIGN: which window, trigger and basis a request gets.
+/// The one table: which window, trigger and basis a request gets.
 pub fn decide(asked: Asked, closing_limit: DateTime<Utc>, trailing_hours: u32) -> Result<Decided, Refused> {
     let mut wrong = Vec::new();
     for (field, bound) in [("since", asked.since), ("until", asked.until)] {
