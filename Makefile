@@ -26,7 +26,7 @@ test: setup ## All tests, on a private PostgreSQL
 	cargo test --locked
 
 soak: setup ## The same tests, the long versions
-	RATER_SOAK=1 cargo test --locked
+	RATER_SOAK=1 cargo test --locked -- --show-output
 
 bench: setup ## How fast a window is rated
 	cargo bench --locked --bench rating
