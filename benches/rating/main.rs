@@ -2,8 +2,9 @@
 //!
 //! On a private PostgreSQL (not durable, everything cached, no parallel workers, JIT off) with
 //! 24 hours of events in 48,000 rollups, it holds the rating statement against the bare
-//! aggregate of the same events, which is the least that any rating must do. Then it lets the
-//! release binary rate windows of 1 hour, 24 hours and 30 days, and prints its largest memory.
+//! aggregate of the same events, which is the least that any rating must do. Then it lets an
+//! optimised build of the service rate windows of 1 hour, 24 hours and 30 days, and prints its
+//! largest memory.
 //!
 //! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try.
 

@@ -57,7 +57,7 @@ async fn rate(address: &str, window: Window) -> Outcome<i64> {
     }
 }
 
-/// The release binary, killed when it is dropped.
+/// The service, killed when it is dropped.
 struct Service {
     child: Child,
     address: String,
