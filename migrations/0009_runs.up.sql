@@ -72,8 +72,6 @@ CREATE TABLE IF NOT EXISTS rating_run (
 COMMENT ON TABLE rating_run IS 'rater: one row a run';
 -- Reader: a repeated request finds its run.
 CREATE INDEX IF NOT EXISTS rating_run_request_id_ix ON rating_run (request_id) WHERE request_id IS NOT NULL;
--- Reader: the sweep for runs whose process is gone.
-CREATE INDEX IF NOT EXISTS rating_run_unfinished_ix ON rating_run (run_id) WHERE finished_at IS NULL;
 
 CREATE TABLE IF NOT EXISTS rating_run_chunk (
     run_id text NOT NULL REFERENCES rating_run ON DELETE CASCADE,

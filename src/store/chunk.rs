@@ -113,6 +113,30 @@ impl RateColumns {
     }
 }
 
+/// The counts of a row that has a column for each: a chunk's own, or the sum of a run's.
+macro_rules! counts {
+    ($row:expr) => {
+        Counts {
+            events: $row.events,
+            rated_events: $row.rated_events,
+            unpriced_events: $row.unpriced_events,
+            unattributable_events: $row.unattributable_events,
+            ambiguous_base_events: $row.ambiguous_base_events,
+            malformed_events: $row.malformed_events,
+            clamped_events: $row.clamped_events,
+            inserted_rollups: $row.inserted_rollups,
+            updated_rollups: $row.updated_rollups,
+            unchanged_rollups: $row.unchanged_rollups,
+            reconciled_deletions: $row.reconciled_deletions,
+            shrunk_rollups: $row.shrunk_rollups,
+            rate_drift_rollups: $row.rate_drift_rollups,
+            unexplained_rollups: $row.unexplained_rollups,
+            previous_cost: total(&$row.previous_cost)?,
+            total_cost: total(&$row.total_cost)?,
+        }
+    };
+}
+
 impl Chunk {
     /// S2. Refuses rows of another currency (R13), and a table that a higher fence has written.
     pub async fn rate(&mut self, rules: Rules<'_>) -> Result<Counts, Error> {
@@ -159,24 +183,7 @@ impl Chunk {
         {
             return Err(Error::Inconsistent("rated_usage was written by something else meanwhile"));
         }
-        let counts = Counts {
-            events: row.events,
-            rated_events: row.rated_events,
-            unpriced_events: row.unpriced_events,
-            unattributable_events: row.unattributable_events,
-            ambiguous_base_events: row.ambiguous_base_events,
-            malformed_events: row.malformed_events,
-            clamped_events: row.clamped_events,
-            inserted_rollups: row.inserted_rollups,
-            updated_rollups: row.updated_rollups,
-            unchanged_rollups: row.unchanged_rollups,
-            reconciled_deletions: row.reconciled_deletions,
-            shrunk_rollups: row.shrunk_rollups,
-            rate_drift_rollups: row.rate_drift_rollups,
-            unexplained_rollups: row.unexplained_rollups,
-            previous_cost: total(&row.previous_cost)?,
-            total_cost: total(&row.total_cost)?,
-        };
+        let counts = counts!(row);
         // R4, before anything is committed.
         match counts.conserved() {
             true => Ok(counts),
@@ -265,25 +272,7 @@ impl Db {
     /// What a run has done so far: the sum of its committed chunks, and how many hours those are.
     pub async fn run_counts(&self, run_id: &str) -> Result<(Counts, i64), Error> {
         let r = sqlx::query_file!("src/store/sql/run_counts.sql", run_id).fetch_one(&self.pool).await?;
-        let counts = Counts {
-            events: r.events,
-            rated_events: r.rated_events,
-            unpriced_events: r.unpriced_events,
-            unattributable_events: r.unattributable_events,
-            ambiguous_base_events: r.ambiguous_base_events,
-            malformed_events: r.malformed_events,
-            clamped_events: r.clamped_events,
-            inserted_rollups: r.inserted_rollups,
-            updated_rollups: r.updated_rollups,
-            unchanged_rollups: r.unchanged_rollups,
-            reconciled_deletions: r.reconciled_deletions,
-            shrunk_rollups: r.shrunk_rollups,
-            rate_drift_rollups: r.rate_drift_rollups,
-            unexplained_rollups: r.unexplained_rollups,
-            previous_cost: total(&r.previous_cost)?,
-            total_cost: total(&r.total_cost)?,
-        };
-        Ok((counts, r.hours))
+        Ok((counts!(r), r.hours))
     }
 
     /// A currency other than `currency` that rows of the window are in (R13).
