@@ -5,6 +5,7 @@ pub mod money;
 pub mod outcome;
 pub mod pricebook;
 pub mod rating;
+pub mod run_state;
 pub mod text;
 pub mod violation;
 pub mod window;

@@ -66,6 +66,11 @@ impl Trigger {
             Trigger::Backfill => "backfill",
         }
     }
+
+    /// From the record, whose CHECK knows the same names.
+    pub fn parse(name: &str) -> Trigger {
+        if name == "routine" { Trigger::Routine } else { Trigger::Backfill }
+    }
 }
 
 impl RateBasis {
@@ -75,6 +80,11 @@ impl RateBasis {
             RateBasis::Frozen => "frozen",
             RateBasis::Pricebook => "pricebook",
         }
+    }
+
+    /// From the record, whose CHECK knows the same names.
+    pub fn parse(name: &str) -> RateBasis {
+        if name == "frozen" { RateBasis::Frozen } else { RateBasis::Pricebook }
     }
 }
 

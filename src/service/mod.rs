@@ -6,6 +6,7 @@ pub mod rate_window;
 pub mod read_usage;
 pub mod readiness;
 pub mod record_events;
+pub mod report;
 mod run;
 pub mod schema;
 pub mod stored_text;

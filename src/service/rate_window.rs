@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use super::error::Error;
 use super::pricebooks::Pricebooks;
+use super::report::Report;
 use super::run::{self, Execution};
 use super::stored_text;
-use crate::domain::outcome::{Counts, Finding, Severity, findings, severity};
 use crate::domain::violation::Violation;
-use crate::domain::window::{Asked, RateBasis, Refused, Trigger, Window, closing_limit, decide};
+use crate::domain::window::{Asked, RateBasis, Refused, Trigger, closing_limit, decide};
 use crate::metrics::Metrics;
-use crate::store::{Begun, Db, Known, NewRun, RunRecord};
+use crate::store::{Begun, Db, Known, NewRun};
 
 /// The longest request id, in characters.
 const REQUEST_ID_LIMIT: usize = 128;
@@ -60,61 +60,6 @@ pub struct RateRequest {
     pub reason: String,
     /// The caller's authenticated name; empty without authentication.
     pub requested_by: String,
-}
-
-/// What came of it.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// The run.
-    pub run_id: String,
-    /// What it rated.
-    pub window: Window,
-    /// How loud it was.
-    pub trigger: Trigger,
-    /// Which rates billed rollups kept.
-    pub basis: RateBasis,
-    /// What it did.
-    pub counts: Counts,
-    /// What it must tell.
-    pub findings: Vec<Finding>,
-    /// The highest among them.
-    pub severity: Severity,
-    /// The pricebook's digest.
-    pub pricebook_digest: String,
-    /// The pricebook's currency.
-    pub currency: String,
-}
-
-impl Report {
-    pub(super) fn new(run: &NewRun, counts: Counts) -> Report {
-        let findings = findings(&counts, run.trigger);
-        Report {
-            run_id: run.run_id.clone(),
-            window: run.window,
-            trigger: run.trigger,
-            basis: run.basis,
-            severity: severity(&findings),
-            findings,
-            counts,
-            pricebook_digest: run.pricebook_digest.clone(),
-            currency: run.currency.clone(),
-        }
-    }
-
-    fn of(record: RunRecord, counts: Counts) -> Report {
-        let findings = findings(&counts, record.trigger);
-        Report {
-            run_id: record.run_id,
-            window: record.window,
-            trigger: record.trigger,
-            basis: record.rate_basis,
-            severity: severity(&findings),
-            findings,
-            counts,
-            pricebook_digest: record.pricebook_digest,
-            currency: record.currency,
-        }
-    }
 }
 
 /// A request on its way.
@@ -258,11 +203,10 @@ impl Rater {
         accepted.send_replace(Some(known.run_id.clone()));
         loop {
             let record = self.db.find_run(&known.run_id).await?.ok_or(Error::Internal)?;
-            if record.finished {
-                let (counts, hours_committed) = self.db.run_counts(&known.run_id).await?;
-                return match run::recorded_failure(&record, hours_committed) {
+            if record.state.is_finished() {
+                return match run::recorded_failure(&record) {
                     Some(failure) => Err(Error::RunFailed(failure)),
-                    None => Ok(Report::of(record, counts)),
+                    None => Ok(Report::of(&record)),
                 };
             }
             tokio::select! {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{Error, FailureReason, RunFailure};
-use super::rate_window::{Rater, Report};
+use super::rate_window::Rater;
+use super::report::Report;
 use super::stored_text;
 use crate::domain::outcome::{Counts, Severity};
 use crate::domain::pricebook::Pricebook;
+use crate::domain::run_state::RunState;
 use crate::domain::window::Window;
 use crate::metrics::RunEvents;
 use crate::store::{self, Db, Lease, NewRun, Rules, RunRecord};
@@ -43,15 +45,15 @@ impl Execution<'_> {
         let heartbeat = AbortOnDropHandle::new(tokio::spawn(beat(self.rater.db.clone(), self.lease.clone())));
         let result = self.rate_chunks(&mut progress).await;
         drop(heartbeat);
-        let state = if result.is_ok() { "succeeded" } else { "failed" };
         self.rater.metrics.run_finished(
             run.trigger.as_str(),
-            state,
+            if result.is_ok() { "succeeded" } else { "failed" },
             started.elapsed(),
             chrono::Utc::now().timestamp(),
         );
         // What is committed stays, and a repeat does not find it again: it is told in either case.
-        let report = Report::new(run, progress.counts.clone());
+        let ended = if result.is_ok() { RunState::Succeeded } else { RunState::Failed };
+        let report = Report::new(run, progress.counts.clone(), ended);
         self.tell_findings(&report);
         match result {
             Ok(()) => {
@@ -174,12 +176,12 @@ fn left(window: Window, end: Option<chrono::DateTime<chrono::Utc>>) -> Option<Wi
 }
 
 /// How a recorded run failed, if it did.
-pub(super) fn recorded_failure(record: &RunRecord, hours_committed: i64) -> Option<RunFailure> {
+pub(super) fn recorded_failure(record: &RunRecord) -> Option<RunFailure> {
     Some(RunFailure {
         run_id: record.run_id.clone(),
         reason: FailureReason::parse(record.error_reason.as_deref()?),
         message: record.error_message.clone().unwrap_or_default(),
-        hours_committed,
+        hours_committed: record.progress.hours_done,
         left: left(record.window, record.remaining_end),
     })
 }

@@ -14,9 +14,9 @@ use std::time::Duration;
 use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
+use super::counts::counts;
 use super::lease::{self, Lease};
 use super::{Db, Error, error};
-use crate::domain::money::{Money, MoneyError};
 use crate::domain::outcome::Counts;
 use crate::domain::pricebook::{Pricebook, RateRow};
 use crate::domain::window::{RateBasis, Trigger, Window};
@@ -113,30 +113,6 @@ impl RateColumns {
     }
 }
 
-/// The counts of a row that has a column for each: a chunk's own, or the sum of a run's.
-macro_rules! counts {
-    ($row:expr) => {
-        Counts {
-            events: $row.events,
-            rated_events: $row.rated_events,
-            unpriced_events: $row.unpriced_events,
-            unattributable_events: $row.unattributable_events,
-            ambiguous_base_events: $row.ambiguous_base_events,
-            malformed_events: $row.malformed_events,
-            clamped_events: $row.clamped_events,
-            inserted_rollups: $row.inserted_rollups,
-            updated_rollups: $row.updated_rollups,
-            unchanged_rollups: $row.unchanged_rollups,
-            reconciled_deletions: $row.reconciled_deletions,
-            shrunk_rollups: $row.shrunk_rollups,
-            rate_drift_rollups: $row.rate_drift_rollups,
-            unexplained_rollups: $row.unexplained_rollups,
-            previous_cost: total(&$row.previous_cost)?,
-            total_cost: total(&$row.total_cost)?,
-        }
-    };
-}
-
 impl Chunk {
     /// S2. Refuses rows of another currency (R13), and a table that a higher fence has written.
     pub async fn rate(&mut self, rules: Rules<'_>) -> Result<Counts, Error> {
@@ -221,11 +197,6 @@ impl Chunk {
     }
 }
 
-/// A sum over so much money that it can't be kept exactly is refused (R1).
-fn total(text: &str) -> Result<Money, Error> {
-    Money::parse(text).map_err(|_: MoneyError| Error::CostOutOfRange)
-}
-
 async fn record(
     connection: &mut PgConnection,
     lease: &Lease,
@@ -269,12 +240,6 @@ async fn record(
 }
 
 impl Db {
-    /// What a run has done so far: the sum of its committed chunks, and how many hours those are.
-    pub async fn run_counts(&self, run_id: &str) -> Result<(Counts, i64), Error> {
-        let r = sqlx::query_file!("src/store/sql/run_counts.sql", run_id).fetch_one(&self.pool).await?;
-        Ok((counts!(r), r.hours))
-    }
-
     /// A currency other than `currency` that rows of the window are in (R13).
     pub async fn foreign_currency(&self, window: Window, currency: &str) -> Result<Option<String>, Error> {
         Ok(sqlx::query_scalar!(

@@ -2,6 +2,7 @@
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
 mod chunk;
+mod counts;
 mod db;
 mod detached;
 mod error;
@@ -11,6 +12,7 @@ pub mod migrations;
 pub mod pricebook;
 mod rated_usage;
 mod run;
+mod run_record;
 
 pub use chunk::{Chunk, Rules};
 pub use db::{Db, DbOptions};
@@ -18,4 +20,5 @@ pub use detached::detached;
 pub use error::Error;
 pub use lease::{Holder, Lease};
 pub use rated_usage::{UsageFilter, UsageKey, UsageRow};
-pub use run::{Begun, Known, NewRun, RunRecord};
+pub use run::{Begun, Known, NewRun};
+pub use run_record::{RunFilter, RunKey, RunRecord};

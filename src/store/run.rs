@@ -61,31 +61,6 @@ pub struct Known {
     pub request_hash: String,
 }
 
-/// How a run stands.
-#[derive(Debug, Clone)]
-pub struct RunRecord {
-    /// The run.
-    pub run_id: String,
-    /// Whether it has ended.
-    pub finished: bool,
-    /// What it rates.
-    pub window: Window,
-    /// How loud it is.
-    pub trigger: Trigger,
-    /// Which rates billed rollups keep.
-    pub rate_basis: RateBasis,
-    /// The pricebook it keeps.
-    pub pricebook_digest: String,
-    /// That pricebook's currency.
-    pub currency: String,
-    /// An ErrorInfo reason, when it failed.
-    pub error_reason: Option<String>,
-    /// For a person, when it failed.
-    pub error_message: Option<String>,
-    /// Where the hours end that it did not rate; they begin at the window's start.
-    pub remaining_end: Option<DateTime<Utc>>,
-}
-
 impl Db {
     /// Begins a run: finds its request id known, or takes the lease and writes the record.
     pub async fn begin_run(&self, run: &NewRun) -> Result<Begun, Error> {
@@ -113,30 +88,6 @@ impl Db {
     pub async fn known_request(&self, requested_by: &str, request_id: &str) -> Result<Option<Known>, Error> {
         let mut connection = self.pool.acquire().await?;
         Ok(known(&mut connection, requested_by, request_id).await?)
-    }
-
-    /// How a run stands.
-    pub async fn find_run(&self, run_id: &str) -> Result<Option<RunRecord>, Error> {
-        let row = sqlx::query!(
-            r#"SELECT run_id, finished_at IS NOT NULL AS "finished!", window_start, window_end, trigger, rate_basis, pricebook_digest,
-                 currency_code, error_reason, error_message, remaining_end
-             FROM rating_run WHERE run_id = $1"#,
-            run_id
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(row.map(|r| RunRecord {
-            run_id: r.run_id,
-            finished: r.finished,
-            window: Window { start: r.window_start, end: r.window_end },
-            trigger: if r.trigger == "routine" { Trigger::Routine } else { Trigger::Backfill },
-            rate_basis: if r.rate_basis == "frozen" { RateBasis::Frozen } else { RateBasis::Pricebook },
-            pricebook_digest: r.pricebook_digest,
-            currency: r.currency_code,
-            error_reason: r.error_reason,
-            error_message: r.error_message,
-            remaining_end: r.remaining_end,
-        }))
     }
 
     /// Ends a run that could not go on, and gives its lease back: no takeover has to wait.

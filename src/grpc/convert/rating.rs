@@ -4,11 +4,13 @@ use chrono::{DateTime, Utc};
 
 use super::time;
 use crate::domain::outcome::{Finding, FindingCode, Severity};
+use crate::domain::run_state::RunState;
 use crate::domain::violation::Violation;
 use crate::domain::window::{Asked, RateBasis, Trigger, Window};
 use crate::proto;
 use crate::service::Error;
-use crate::service::rate_window::{RateRequest, Report};
+use crate::service::rate_window::RateRequest;
+use crate::service::report::Report;
 
 /// A request, with the fields that later versions serve refused by name, never ignored.
 pub fn rate_request(request: proto::RateWindowRequest) -> Result<RateRequest, Error> {
@@ -53,6 +55,13 @@ pub(super) fn bound(
     time
 }
 
+pub(super) fn trigger_out(trigger: Trigger) -> proto::Trigger {
+    match trigger {
+        Trigger::Routine => proto::Trigger::Routine,
+        Trigger::Backfill => proto::Trigger::Backfill,
+    }
+}
+
 fn trigger(value: i32, wrong: &mut Vec<Violation>) -> Option<Trigger> {
     match proto::Trigger::try_from(value) {
         Ok(proto::Trigger::Unspecified) => None,
@@ -78,25 +87,33 @@ fn basis(value: i32, wrong: &mut Vec<Violation>) -> Option<RateBasis> {
     }
 }
 
-/// The answer: a run that has succeeded.
+/// The answer.
 pub fn rate_response(report: Report) -> proto::RateWindowResponse {
     proto::RateWindowResponse {
         run_id: report.run_id.clone(),
-        state: proto::RunState::Succeeded.into(),
+        state: state(report.state).into(),
         result: Some(result(report)),
     }
 }
 
-fn result(report: Report) -> proto::RatingResult {
+pub(super) fn state(state: RunState) -> proto::RunState {
+    match state {
+        RunState::Pending => proto::RunState::Pending,
+        RunState::Running => proto::RunState::Running,
+        RunState::Cancelling => proto::RunState::Cancelling,
+        RunState::Succeeded => proto::RunState::Succeeded,
+        RunState::Failed => proto::RunState::Failed,
+        RunState::Cancelled => proto::RunState::Cancelled,
+    }
+}
+
+pub(super) fn result(report: Report) -> proto::RatingResult {
     let counts = report.counts;
     proto::RatingResult {
         severity: severity(report.severity).into(),
         findings: report.findings.into_iter().map(finding).collect(),
         window: Some(window(report.window)),
-        trigger: match report.trigger {
-            Trigger::Routine => proto::Trigger::Routine.into(),
-            Trigger::Backfill => proto::Trigger::Backfill.into(),
-        },
+        trigger: trigger_out(report.trigger).into(),
         rate_basis: match report.basis {
             RateBasis::Frozen => proto::RateBasis::Frozen.into(),
             RateBasis::Pricebook => proto::RateBasis::Pricebook.into(),
@@ -118,13 +135,15 @@ fn result(report: Report) -> proto::RatingResult {
         previous_cost: counts.previous_cost.to_string(),
         rate_drift_rollups: counts.rate_drift_rollups,
         pricebook_digest: report.pricebook_digest,
-        plan_hash: String::new(),
+        plan_hash: report.plan_hash,
         clamped_events: counts.clamped_events,
         shrunk_rollups: counts.shrunk_rollups,
+        changes_by_model: Vec::new(),
+        changes_by_auth_id: Vec::new(),
     }
 }
 
-fn window(window: Window) -> proto::Window {
+pub(super) fn window(window: Window) -> proto::Window {
     proto::Window { start: Some(time::to_proto(window.start)), end: Some(time::to_proto(window.end)) }
 }
 
