@@ -3,6 +3,7 @@
 pub mod event;
 pub mod money;
 pub mod outcome;
+pub mod plan;
 pub mod pricebook;
 pub mod rating;
 pub mod run_state;

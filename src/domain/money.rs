@@ -120,6 +120,22 @@ impl Money {
     pub fn plus(self, other: Money) -> Result<Money, MoneyError> {
         exact_sum(self.0.normalize(), other.0.normalize()).map(Money)
     }
+
+    /// The difference, exact or refused.
+    pub fn minus(self, other: Money) -> Result<Money, MoneyError> {
+        self.plus(Money(-other.0))
+    }
+
+    /// How much it is, whichever way it goes.
+    pub fn abs(self) -> Money {
+        Money(self.0.abs())
+    }
+
+    /// This many hundredths of it, exact or refused.
+    pub fn percent(self, percent: Rate) -> Result<Money, MoneyError> {
+        let hundredth = percent.per(100)?;
+        exact_product(self.0.normalize(), hundredth.0).map(Money)
+    }
 }
 
 fn exact(text: &str) -> Result<Decimal, MoneyError> {

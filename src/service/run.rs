@@ -14,7 +14,7 @@ use crate::domain::pricebook::Pricebook;
 use crate::domain::run_state::RunState;
 use crate::domain::window::Window;
 use crate::metrics::RunEvents;
-use crate::store::{self, Db, Lease, NewRun, Rules, RunRecord};
+use crate::store::{self, Db, Lease, NewRun, Rules, RunRecord, Wanted};
 
 /// What is kept of an error's text, in bytes.
 const MESSAGE_LIMIT: usize = 1_000;
@@ -86,8 +86,9 @@ impl Execution<'_> {
         };
         let mut open = self.rater.db.begin_chunk(&self.lease, chunk, self.rater.config.chunk_timeout).await?;
         let rules = Rules { book: self.pricebook, trigger: self.run.trigger, basis: self.run.basis };
-        let counts = open.rate(rules).await?;
-        open.commit(&counts, left).await?;
+        let rated = open.rate(rules, Wanted::default()).await?;
+        open.commit(&rated, left).await?;
+        let counts = rated.counts;
         tracing::debug!(
             run_id = self.run.run_id,
             since = %super::rfc3339(chunk.start),

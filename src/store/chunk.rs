@@ -14,12 +14,10 @@ use std::time::Duration;
 use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
-use super::counts::counts;
 use super::lease::{self, Lease};
+use super::rating_statement::{self, Rated, Rules, Wanted, Writer};
 use super::{Db, Error, error};
-use crate::domain::outcome::Counts;
-use crate::domain::pricebook::{Pricebook, RateRow};
-use crate::domain::window::{RateBasis, Trigger, Window};
+use crate::domain::window::Window;
 
 /// Serialises the feed's last step before COMMIT.
 const FEED: i64 = 0x7261_7465_725f_6664; // "rater_fd"
@@ -30,17 +28,6 @@ pub struct Chunk {
     lease: Lease,
     window: Window,
     batch_id: Uuid,
-}
-
-/// How a chunk is rated.
-#[derive(Debug, Clone, Copy)]
-pub struct Rules<'a> {
-    /// Prices, by this book.
-    pub book: &'a Pricebook,
-    /// Whether rollups that their rates don't explain are left alone: on a routine run.
-    pub trigger: Trigger,
-    /// Which rates billed rollups keep.
-    pub basis: RateBasis,
 }
 
 impl Db {
@@ -62,7 +49,7 @@ impl Db {
 /// must not block a takeover for ever: its session ends before its lease does. The planner is
 /// kept from compiling (JIT costs more than it gives here), and from sorting or looping where it
 /// can hash: sizes of CTEs are guesses, and a loop over a guess that is far too small never ends.
-async fn prepare(
+pub(super) async fn prepare(
     connection: &mut PgConnection,
     lease_ttl: Duration,
     statement_timeout: Duration,
@@ -86,92 +73,19 @@ async fn prepare(
     Ok(())
 }
 
-/// The rates of one side of the pricebook, as the statement takes them: clipped to the chunk,
-/// and empty where the pricebook names a model without a rate.
-#[derive(Default)]
-struct RateColumns {
-    model: Vec<String>,
-    from: Vec<chrono::DateTime<chrono::Utc>>,
-    until: Vec<chrono::DateTime<chrono::Utc>>,
-    prompt: Vec<String>,
-    cached: Vec<String>,
-    completion: Vec<String>,
-}
-
-impl RateColumns {
-    fn new(rows: Vec<RateRow>, window: Window) -> RateColumns {
-        let mut columns = RateColumns::default();
-        for row in rows {
-            columns.from.push(row.from.map_or(window.start, |from| from.max(window.start)));
-            columns.until.push(row.until.map_or(window.end, |until| until.min(window.end)));
-            columns.model.push(row.model);
-            columns.prompt.push(row.rates.map(|r| r.prompt.to_string()).unwrap_or_default());
-            columns.cached.push(row.rates.map(|r| r.cached.to_string()).unwrap_or_default());
-            columns.completion.push(row.rates.map(|r| r.completion.to_string()).unwrap_or_default());
-        }
-        columns
-    }
-}
-
 impl Chunk {
-    /// S2. Refuses rows of another currency (R13), and a table that a higher fence has written.
-    pub async fn rate(&mut self, rules: Rules<'_>) -> Result<Counts, Error> {
-        let table = rules.book.rate_table(self.window.start, self.window.end);
-        let direct = RateColumns::new(table.direct, self.window);
-        let derived = RateColumns::new(table.derived, self.window);
-        let hours: Vec<_> = self.window.hours().collect();
-        let row = sqlx::query_file!(
-            "src/store/sql/rate_chunk.sql",
-            self.window.start,
-            self.window.end,
-            self.lease.run_id,
-            self.batch_id,
-            self.lease.fence,
-            rules.basis == RateBasis::Frozen,
-            rules.trigger == Trigger::Routine,
-            rules.book.currency(),
-            rules.book.digest(),
-            &direct.model,
-            &direct.from,
-            &direct.until,
-            &direct.prompt,
-            &direct.cached,
-            &direct.completion,
-            &derived.model,
-            &derived.from,
-            &derived.until,
-            &derived.prompt,
-            &derived.cached,
-            &derived.completion,
-            &hours
-        )
-        .fetch_one(&mut *self.tx)
-        .await?;
-        if let Some(currency) = row.foreign_currency {
-            return Err(Error::ForeignCurrency(currency));
-        }
-        if row.highest_fence.is_some_and(|fence| fence > self.lease.fence) {
-            return Err(Error::LeaseLost);
-        }
-        let written = [row.rows_inserted, row.rows_updated, row.rows_deleted];
-        if written != [row.inserted_rollups, row.updated_rollups, row.reconciled_deletions]
-            || written.iter().sum::<i64>() != row.changes_recorded
-        {
-            return Err(Error::Inconsistent("rated_usage was written by something else meanwhile"));
-        }
-        let counts = counts!(row);
-        // R4, before anything is committed.
-        match counts.conserved() {
-            true => Ok(counts),
-            false => Err(Error::Inconsistent("R4: events in and events accounted for differ")),
-        }
+    /// S2: the rating statement, which checks what it returns.
+    pub async fn rate(&mut self, rules: Rules<'_>, wanted: Wanted) -> Result<Rated, Error> {
+        let writer =
+            Writer { run_id: self.lease.run_id.clone(), batch_id: self.batch_id, fence: self.lease.fence };
+        rating_statement::execute(&mut self.tx, self.window, rules, Some(&writer), wanted).await
     }
 
     /// S3 and COMMIT. `left` is what the run has still to do; with nothing left it succeeds.
-    pub async fn commit(mut self, counts: &Counts, left: Option<Window>) -> Result<(), Error> {
+    pub async fn commit(mut self, rated: &Rated, left: Option<Window>) -> Result<(), Error> {
+        let counts = &rated.counts;
         let changes = counts.inserted_rollups + counts.updated_rollups + counts.reconciled_deletions;
-        record(&mut self.tx, &self.lease, self.window, (changes > 0).then_some(self.batch_id), counts)
-            .await?;
+        record(&mut self.tx, &self.lease, self.window, (changes > 0).then_some(self.batch_id), rated).await?;
         lease::shrink(&mut self.tx, &self.lease, left).await?;
         if left.is_none() {
             sqlx::query!(
@@ -202,16 +116,16 @@ async fn record(
     lease: &Lease,
     window: Window,
     batch_id: Option<Uuid>,
-    counts: &Counts,
+    Rated { counts, lost_cost, .. }: &Rated,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO rating_run_chunk (run_id, chunk_start, chunk_end, batch_id, events, rated_events,
              unpriced_events, unattributable_events, ambiguous_base_events, malformed_events,
              clamped_events, rollups, inserted_rollups, updated_rollups, unchanged_rollups,
              reconciled_deletions, shrunk_rollups, rate_drift_rollups, unexplained_rollups,
-             previous_cost, total_cost)
+             previous_cost, total_cost, lost_cost)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-             $20::text::numeric, $21::text::numeric)",
+             $20::text::numeric, $21::text::numeric, $22::text::numeric)",
         lease.run_id,
         window.start,
         window.end,
@@ -232,7 +146,8 @@ async fn record(
         counts.rate_drift_rollups,
         counts.unexplained_rollups,
         counts.previous_cost.to_string(),
-        counts.total_cost.to_string()
+        counts.total_cost.to_string(),
+        lost_cost.to_string()
     )
     .execute(connection)
     .await?;

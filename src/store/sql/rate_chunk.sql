@@ -2,6 +2,8 @@
 -- what the events say, in one snapshot (R7). It runs after the lease row is locked, in the same
 -- transaction, and returns one row of counts that the caller checks before it commits.
 --
+-- A plan is the same statement, told to write nothing ($23): what it says is what a run would do.
+--
 -- Two halves. The first turns events into groups, hour by hour, and is all that reads events.
 -- The second prices groups, regroups them to rollups, and writes differences only (R6).
 --
@@ -11,6 +13,8 @@
 --  $5      fence                        $9  pricebook digest
 --  $10-$15 direct rates by model, $16-$21 derived rates by base model: model, from, until,
 --          prompt, cached, completion; an empty rate: named by the pricebook, and unpriced
+--  $22     the chunk's hours           $23 write; else this is a plan
+--  $24     hash each hour's changes    $25 break the changes down, and list the traffic
 WITH
 -- Small hash tables, each hour by the index. Nothing here can overflow: sums of int4 are int8,
 -- and the cached tokens that a prompt covers stand in for prompt - cached.
@@ -213,6 +217,27 @@ changes AS MATERIALIZED (
     FROM diff d
     WHERE operation IN ('insert', 'update', 'delete')
 ),
+-- A hash of each hour's changes, in key order: what a plan is held against. Of the hash of each,
+-- so that no hour is too large; JSON tells NULL from empty and no two changes apart by chance.
+-- Its twin in plain Rust is domain/plan.rs.
+hashed AS (
+    SELECT date_trunc('hour', key_window_start, 'UTC') AS hour, string_agg(sha256(convert_to(json_build_array(
+            operation, (extract(epoch FROM key_window_start) * 1000000)::bigint,
+            key_auth_id, key_resource_id, key_model_id, coalesce(held_price_class, 'standard'),
+            CASE WHEN held_ctid IS NOT NULL THEN json_build_array(
+                held_prompt_tokens, held_cached_tokens, held_completion_tokens,
+                held_billable_prompt_tokens, held_event_count, trim_scale(held_prompt_rate)::text,
+                trim_scale(held_cached_rate)::text, trim_scale(held_completion_rate)::text,
+                trim_scale(held_cost)::text, held_currency_code::text) END,
+            CASE WHEN operation <> 'delete' THEN json_build_array(
+                prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens, event_count,
+                trim_scale(new_prompt_rate)::text, trim_scale(new_cached_rate)::text,
+                trim_scale(new_completion_rate)::text, trim_scale(new_cost)::text, $8::text) END
+        )::text, 'UTF8')), '' ORDER BY ordinal) AS hashes
+    FROM changes
+    WHERE $24
+    GROUP BY 1
+),
 inserted AS (
     INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, window_end,
         prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens, event_count,
@@ -222,7 +247,7 @@ inserted AS (
         prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens, event_count,
         new_cost, new_prompt_rate, new_cached_rate, new_completion_rate,
         $8, new_digest, $3, $5, now()
-    FROM changes WHERE operation = 'insert'
+    FROM changes WHERE $23 AND operation = 'insert'
     ORDER BY ordinal
     RETURNING 1
 ),
@@ -237,13 +262,13 @@ updated AS (
         applied_completion_rate = c.new_completion_rate, currency_code = $8,
         pricebook_digest = c.new_digest, run_id = $3, fence = $5, rated_at = now()
     FROM changes c
-    WHERE c.operation = 'update' AND u.ctid = c.held_ctid
+    WHERE $23 AND c.operation = 'update' AND u.ctid = c.held_ctid
         AND u.window_start >= $1 AND u.window_start < $2
     RETURNING 1
 ),
 deleted AS (
     DELETE FROM rated_usage u USING changes c
-    WHERE c.operation = 'delete' AND u.ctid = c.held_ctid
+    WHERE $23 AND c.operation = 'delete' AND u.ctid = c.held_ctid
         AND u.window_start >= $1 AND u.window_start < $2
     RETURNING 1
 ),
@@ -273,7 +298,7 @@ recorded AS (
         CASE WHEN operation <> 'delete' THEN $8 END,
         CASE WHEN operation <> 'delete' THEN new_digest END,
         CASE WHEN operation <> 'delete' THEN now() END
-    FROM changes
+    FROM changes WHERE $23
     ORDER BY ordinal
     RETURNING 1
 ),
@@ -313,7 +338,7 @@ anomaly_diff AS MATERIALIZED (
 -- An example is looked up only where an anomaly is new or has changed: one more scan of its hour.
 sample AS MATERIALIZED (
     SELECT w.window_start, w.kind, w.auth_id, w.resource_id, w.model_id, min(e.request_id) AS request_id
-    FROM (SELECT DISTINCT window_start FROM anomaly_diff WHERE events IS NOT NULL) h
+    FROM (SELECT DISTINCT window_start FROM anomaly_diff WHERE $23 AND events IS NOT NULL) h
     CROSS JOIN LATERAL (
         SELECT coalesce(auth_id, '') AS auth_id, coalesce(resource_id, '') AS resource_id,
             coalesce(model, '') AS model_id, coalesce(base_model, '') AS base_model,
@@ -331,7 +356,7 @@ sample AS MATERIALIZED (
 ),
 anomaly_gone AS (
     DELETE FROM rating_anomaly o USING anomaly_diff d
-    WHERE d.events IS NULL AND o.window_start = d.window_start AND o.kind = d.kind
+    WHERE $23 AND d.events IS NULL AND o.window_start = d.window_start AND o.kind = d.kind
         AND o.auth_id = d.auth_id AND o.resource_id = d.resource_id AND o.model_id = d.model_id
 ),
 anomaly_kept AS (
@@ -341,7 +366,7 @@ anomaly_kept AS (
         d.events, d.prompt_tokens, d.cached_tokens, d.completion_tokens, s.request_id, $3
     FROM anomaly_diff d
     LEFT JOIN sample s USING (window_start, kind, auth_id, resource_id, model_id)
-    WHERE d.events IS NOT NULL
+    WHERE $23 AND d.events IS NOT NULL
     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (window_start, kind, auth_id, resource_id, model_id) DO UPDATE SET
         base_models = excluded.base_models, events = excluded.events,
@@ -370,8 +395,42 @@ SELECT
     (SELECT count(*) FROM updated) AS "rows_updated!",
     (SELECT count(*) FROM deleted) AS "rows_deleted!",
     (SELECT count(*) FROM recorded) AS "changes_recorded!",
+    trim_scale(d.lost_cost)::text AS "lost_cost!",
     d.highest_fence,
-    d.foreign_currency
+    d.foreign_currency,
+    CASE WHEN $24 THEN ARRAY(
+        SELECT sha256(coalesce(hashes, '')) FROM unnest($22) AS h (window_start)
+        LEFT JOIN hashed ON hour = h.window_start ORDER BY h.window_start
+    ) END AS hour_hashes,
+    CASE WHEN $25 THEN (
+        SELECT coalesce(json_agg(m), '[]') FROM (
+            SELECT key_model_id AS name, trim_scale(coalesce(sum(held_cost), 0))::text AS previous,
+                trim_scale(coalesce(sum(new_cost), 0))::text AS total,
+                count(*) FILTER (WHERE operation = 'insert') AS inserted,
+                count(*) FILTER (WHERE operation = 'update') AS updated,
+                count(*) FILTER (WHERE operation = 'delete') AS deleted
+            FROM changes GROUP BY key_model_id
+        ) m
+    ) END AS "by_model: Json<Vec<CostRow>>",
+    CASE WHEN $25 THEN (
+        SELECT coalesce(json_agg(a), '[]') FROM (
+            SELECT key_auth_id AS name, trim_scale(coalesce(sum(held_cost), 0))::text AS previous,
+                trim_scale(coalesce(sum(new_cost), 0))::text AS total,
+                count(*) FILTER (WHERE operation = 'insert') AS inserted,
+                count(*) FILTER (WHERE operation = 'update') AS updated,
+                count(*) FILTER (WHERE operation = 'delete') AS deleted
+            FROM changes GROUP BY key_auth_id
+        ) a
+    ) END AS "by_auth_id: Json<Vec<CostRow>>",
+    CASE WHEN $25 THEN (
+        SELECT coalesce(json_agg(t), '[]') FROM (
+            SELECT model, sum(events)::bigint AS events,
+                coalesce(sum(events) FILTER (WHERE kind = 'unpriced'), 0)::bigint AS unpriced_events,
+                coalesce(array_agg(DISTINCT via_base_model) FILTER (WHERE via_base_model IS NOT NULL), '{}')
+                    AS base_models
+            FROM classified WHERE kind <> 'unattributable' GROUP BY model
+        ) t
+    ) END AS "traffic: Json<Vec<TrafficRow>>"
 FROM (
     SELECT
         coalesce(sum(event_count), 0)::bigint AS rated_events,
@@ -386,6 +445,10 @@ FROM (
         coalesce(sum(held_cost), 0) AS previous_cost,
         coalesce(sum(CASE operation WHEN 'delete' THEN NULL WHEN 'left' THEN held_cost ELSE new_cost END), 0)
             AS total_cost,
+        -- What billed usage shrinks by; new usage doesn't make up for it.
+        coalesce(sum(CASE WHEN operation = 'delete' THEN held_cost
+            WHEN operation = 'update' AND event_count < held_event_count
+            THEN greatest(held_cost - new_cost, 0) END), 0) AS lost_cost,
         max(held_fence) AS highest_fence,
         min(held_currency_code) FILTER (WHERE held_currency_code <> $8::text) AS foreign_currency
     FROM diff

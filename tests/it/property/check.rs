@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rater::domain::money::Money;
+use rater::domain::plan::hour_hash;
 use rater::domain::rating::{Anomaly, AnomalyKey, Operation, Outcome, Rollup, RollupKey, Run};
 use uuid::Uuid;
 
@@ -39,6 +41,7 @@ pub fn check(observed: &Observed<'_>, outcome: &Outcome) -> Result<(), String> {
     let deleted = counts.reconciled_deletions;
     let written = [inserted, updated, deleted, inserted + updated + deleted];
     same("rows written", &written, &report.written)?;
+    check_plan(report, observed.run, outcome)?;
     if outcome.foreign_currency.is_some() {
         return same("tables of a refused run", *before, *after);
     }
@@ -57,6 +60,53 @@ pub fn check(observed: &Observed<'_>, outcome: &Outcome) -> Result<(), String> {
         same("ordinals of a batch", &(1..=ordinals.len() as i64).collect(), ordinals)?;
     }
     Ok(())
+}
+
+/// What was planned is what was done, to the hash; and planning left no trace.
+fn check_plan(report: &Report, run: &Run<'_>, outcome: &Outcome) -> Result<(), String> {
+    let plan = &report.plan;
+    same("rows that a plan wrote", &([0; 4], false), &(plan.written, plan.left_a_trace))?;
+    same("counts of the plan", &outcome.counts, &plan.counts)?;
+    let mut lost = Money::ZERO;
+    for settled in outcome.rollups.values() {
+        let (before, after) = (cost(&settled.before), cost(&settled.after));
+        if settled.operation == Operation::Delete || settled.shrunk && after < before {
+            lost = lost.plus(before.minus(after).unwrap()).unwrap();
+        }
+    }
+    same("lost cost", &[lost; 2], &[report.lost_cost, plan.lost_cost])?;
+    let hash = |hour: DateTime<Utc>| {
+        let end = hour + TimeDelta::hours(1);
+        hour_hash(
+            outcome.rollups.iter().filter(|(key, _)| hour <= key.window_start && key.window_start < end),
+        )
+        .to_vec()
+    };
+    let hashes: Vec<Vec<u8>> = run.window.hours().map(hash).collect();
+    same("hashes of the plan", &hashes, &plan.hour_hashes)?;
+    same("hashes of the run", &hashes, &report.hour_hashes)?;
+    let names: [fn(&RollupKey) -> String; 2] = [|key| key.model_id.clone(), |key| key.auth_id.clone()];
+    for (of, found) in names.iter().zip(&plan.by_name) {
+        same("changes by name", &by_name(outcome, of), found)?;
+    }
+    Ok(())
+}
+
+fn cost(row: &Option<Rollup>) -> Money {
+    row.as_ref().and_then(|row| row.cost).unwrap_or(Money::ZERO)
+}
+
+fn by_name(outcome: &Outcome, of: &fn(&RollupKey) -> String) -> Vec<(String, Money, Money, i64)> {
+    let mut sums: BTreeMap<String, (Money, Money, i64)> = BTreeMap::new();
+    for (key, settled) in &outcome.rollups {
+        if !matches!(settled.operation, Operation::Unchanged | Operation::Left) {
+            let (before, after, rollups) = sums.entry(of(key)).or_default();
+            *before = before.plus(cost(&settled.before)).unwrap();
+            *after = after.plus(cost(&settled.after)).unwrap();
+            *rollups += 1;
+        }
+    }
+    sums.into_iter().map(|(name, (before, after, rollups))| (name, before, after, rollups)).collect()
 }
 
 fn inside(observed: &Observed<'_>, hour: DateTime<Utc>) -> bool {

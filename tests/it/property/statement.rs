@@ -8,7 +8,7 @@ use rater::domain::pricebook::{Pricebook, RateRow, Rates};
 use rater::domain::rating::Run;
 use rater::domain::window::{RateBasis, Trigger, Window};
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Column, Connection, PgConnection, Row};
 use uuid::Uuid;
 
 const STATEMENT: &str = include_str!("../../../src/store/sql/rate_chunk.sql");
@@ -34,6 +34,25 @@ pub struct Report {
     pub batches: Vec<Uuid>,
     /// The transaction's time.
     pub now: DateTime<Utc>,
+    /// What deleted and shrunk rollups lost.
+    pub lost_cost: Money,
+    /// Of each hour's changes, oldest first.
+    pub hour_hashes: Vec<Vec<u8>>,
+    /// What the same statement said before, when it was told not to write.
+    pub plan: Plan,
+}
+
+/// A run that was only planned, the window in one chunk.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub counts: Counts,
+    pub lost_cost: Money,
+    pub hour_hashes: Vec<Vec<u8>>,
+    /// Rows and change records that it wrote, and whether the transaction got an id for it.
+    pub written: [i64; 4],
+    pub left_a_trace: bool,
+    /// By model and by customer: name, cost before and after, and how many rollups change.
+    pub by_name: [Vec<(String, Money, Money, i64)>; 2],
 }
 
 /// Rates a window, newest chunk first, and commits; rolls back when it meets another currency.
@@ -47,6 +66,7 @@ pub async fn rate(
         set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_sort', 'off', true),
         set_config('enable_mergejoin', 'off', true), set_config('enable_nestloop', 'off', true) OFFSET 0) s";
     let now = sqlx::query_scalar(sql).bind(execution.time_zone).fetch_one(&mut *transaction).await?;
+    let plan = plan(&mut transaction, run, execution).await?;
     let mut report = Report {
         counts: Counts::default(),
         written: [0; 4],
@@ -54,10 +74,13 @@ pub async fn rate(
         foreign_currency: None,
         batches: Vec::new(),
         now,
+        lost_cost: Money::ZERO,
+        hour_hashes: Vec::new(),
+        plan,
     };
     for window in run.window.chunks(execution.chunk_hours) {
         let batch = Uuid::from_u128(execution.first_batch + report.batches.len() as u128);
-        let row = chunk(&mut transaction, run, window, execution, batch).await?;
+        let row = chunk(&mut transaction, run, window, execution, batch, true).await?;
         report.batches.push(batch);
         add(&mut report, &row)?;
     }
@@ -68,12 +91,38 @@ pub async fn rate(
     Ok(report)
 }
 
+async fn plan(connection: &mut PgConnection, run: &Run<'_>, execution: &Execution<'_>) -> sqlx::Result<Plan> {
+    let row = chunk(&mut *connection, run, run.window, execution, Uuid::nil(), false).await?;
+    let mut plan = Plan { hour_hashes: row.try_get("hour_hashes")?, ..Plan::default() };
+    add_counts(&mut plan.counts, &mut plan.lost_cost, &row)?;
+    for (count, name) in plan.written.iter_mut().zip(WRITTEN) {
+        *count = row.try_get(name)?;
+    }
+    for (changes, name) in plan.by_name.iter_mut().zip(["by_model", "by_auth_id"]) {
+        let column = row.columns().iter().find(|column| column.name().starts_with(name)).unwrap();
+        let value: serde_json::Value = row.try_get(column.ordinal())?;
+        let money = |value: &serde_json::Value| Money::parse(value.as_str().unwrap()).unwrap();
+        let count = |value: &serde_json::Value| value.as_i64().unwrap();
+        let change = |row: &serde_json::Value| {
+            let rollups = count(&row["inserted"]) + count(&row["updated"]) + count(&row["deleted"]);
+            let name = row["name"].as_str().unwrap().to_owned();
+            (name, money(&row["previous"]), money(&row["total"]), rollups)
+        };
+        *changes = value.as_array().unwrap().iter().map(change).collect();
+        changes.sort();
+    }
+    let sql = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL";
+    plan.left_a_trace = sqlx::query_scalar(sql).fetch_one(connection).await?;
+    Ok(plan)
+}
+
 async fn chunk(
     connection: &mut PgConnection,
     run: &Run<'_>,
     window: Window,
     execution: &Execution<'_>,
     batch: Uuid,
+    write: bool,
 ) -> sqlx::Result<PgRow> {
     let Window { start: from, end: until } = window;
     let mut query = sqlx::query(STATEMENT)
@@ -98,7 +147,13 @@ async fn chunk(
             .bind(rates(|rates| rates.cached.to_string()))
             .bind(rates(|rates| rates.completion.to_string()));
     }
-    query.bind(window.hours().collect::<Vec<_>>()).fetch_one(connection).await
+    query
+        .bind(window.hours().collect::<Vec<_>>())
+        .bind(write)
+        .bind(true)
+        .bind(!write)
+        .fetch_one(connection)
+        .await
 }
 
 fn tables(book: &Pricebook, from: DateTime<Utc>, until: DateTime<Utc>) -> [Vec<RateRow>; 2] {
@@ -106,7 +161,22 @@ fn tables(book: &Pricebook, from: DateTime<Utc>, until: DateTime<Utc>) -> [Vec<R
     [table.direct, table.derived]
 }
 
+const WRITTEN: [&str; 4] = ["rows_inserted!", "rows_updated!", "rows_deleted!", "changes_recorded!"];
+
 fn add(report: &mut Report, row: &PgRow) -> sqlx::Result<()> {
+    add_counts(&mut report.counts, &mut report.lost_cost, row)?;
+    for (count, name) in report.written.iter_mut().zip(WRITTEN) {
+        *count += row.try_get::<i64, _>(name)?;
+    }
+    // Newest chunk first.
+    report.hour_hashes.splice(0..0, row.try_get::<Vec<Vec<u8>>, _>("hour_hashes")?);
+    report.highest_fence = report.highest_fence.max(row.try_get("highest_fence")?);
+    let foreign: Option<String> = row.try_get("foreign_currency")?;
+    report.foreign_currency = report.foreign_currency.take().or(foreign);
+    Ok(())
+}
+
+fn add_counts(counts: &mut Counts, lost_cost: &mut Money, row: &PgRow) -> sqlx::Result<()> {
     let Counts {
         events,
         rated_events,
@@ -124,8 +194,7 @@ fn add(report: &mut Report, row: &PgRow) -> sqlx::Result<()> {
         unexplained_rollups,
         previous_cost,
         total_cost,
-    } = &mut report.counts;
-    let [inserted, updated, deleted, recorded] = &mut report.written;
+    } = counts;
     for (count, name) in [
         (events, "events!"),
         (rated_events, "rated_events!"),
@@ -141,19 +210,14 @@ fn add(report: &mut Report, row: &PgRow) -> sqlx::Result<()> {
         (shrunk_rollups, "shrunk_rollups!"),
         (rate_drift_rollups, "rate_drift_rollups!"),
         (unexplained_rollups, "unexplained_rollups!"),
-        (inserted, "rows_inserted!"),
-        (updated, "rows_updated!"),
-        (deleted, "rows_deleted!"),
-        (recorded, "changes_recorded!"),
     ] {
         *count += row.try_get::<i64, _>(name)?;
     }
-    for (cost, name) in [(previous_cost, "previous_cost!"), (total_cost, "total_cost!")] {
+    for (cost, name) in
+        [(previous_cost, "previous_cost!"), (total_cost, "total_cost!"), (lost_cost, "lost_cost!")]
+    {
         let chunk = Money::parse(row.try_get(name)?).unwrap();
         *cost = cost.plus(chunk).unwrap();
     }
-    report.highest_fence = report.highest_fence.max(row.try_get("highest_fence")?);
-    let foreign: Option<String> = row.try_get("foreign_currency")?;
-    report.foreign_currency = report.foreign_currency.take().or(foreign);
     Ok(())
 }

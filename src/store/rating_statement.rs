@@ -1,0 +1,221 @@
+//! Calling the rating statement, `sql/rate_chunk.sql` (S2): by a chunk, which writes, and by a
+//! plan, which is told not to. What it returns is checked here, before anyone believes it.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::Error;
+use super::counts::{counts, money};
+use crate::domain::money::Money;
+use crate::domain::outcome::Counts;
+use crate::domain::plan::{CostChange, HourHash};
+use crate::domain::pricebook::{Pricebook, RateRow};
+use crate::domain::window::{RateBasis, Trigger, Window};
+
+/// How a chunk is rated.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// Prices, by this book.
+    pub book: &'a Pricebook,
+    /// Whether rollups that their rates don't explain are left alone: on a routine run.
+    pub trigger: Trigger,
+    /// Which rates billed rollups keep.
+    pub basis: RateBasis,
+}
+
+/// In whose name changes are written.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    pub run_id: String,
+    pub batch_id: Uuid,
+    pub fence: i64,
+}
+
+/// What is wanted beside the counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// A hash of each hour's changes.
+    pub hashes: bool,
+    /// The changes by model and by customer, and the traffic by model.
+    pub details: bool,
+}
+
+/// What a chunk did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rated {
+    /// Its counts.
+    pub counts: Counts,
+    /// What its deleted and shrunk rollups lose.
+    pub lost_cost: Money,
+    /// Of each hour's changes, oldest first; none where they were not wanted.
+    pub hour_hashes: Vec<HourHash>,
+    /// Changes by model, where they were wanted.
+    pub by_model: Vec<CostChange>,
+    /// Changes by customer.
+    pub by_auth_id: Vec<CostChange>,
+    /// Traffic by model.
+    pub traffic: Vec<ModelTraffic>,
+}
+
+/// The events of one model, as a pricebook prices them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelTraffic {
+    /// The model.
+    pub model_id: String,
+    /// Its events that name somebody to bill.
+    pub events: i64,
+    /// Those of them without a rate.
+    pub unpriced_events: i64,
+    /// Base models that they were priced through.
+    pub base_models: Vec<String>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct CostRow {
+    name: String,
+    previous: String,
+    total: String,
+    inserted: i64,
+    updated: i64,
+    deleted: i64,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct TrafficRow {
+    model: String,
+    events: i64,
+    unpriced_events: i64,
+    base_models: Vec<String>,
+}
+
+/// The rates of one side of the pricebook, as the statement takes them: clipped to the chunk,
+/// and empty where the pricebook names a model without a rate.
+#[derive(Default)]
+struct RateColumns {
+    model: Vec<String>,
+    from: Vec<DateTime<Utc>>,
+    until: Vec<DateTime<Utc>>,
+    prompt: Vec<String>,
+    cached: Vec<String>,
+    completion: Vec<String>,
+}
+
+impl RateColumns {
+    fn new(rows: Vec<RateRow>, window: Window) -> RateColumns {
+        let mut columns = RateColumns::default();
+        for row in rows {
+            columns.from.push(row.from.map_or(window.start, |from| from.max(window.start)));
+            columns.until.push(row.until.map_or(window.end, |until| until.min(window.end)));
+            columns.model.push(row.model);
+            columns.prompt.push(row.rates.map(|r| r.prompt.to_string()).unwrap_or_default());
+            columns.cached.push(row.rates.map(|r| r.cached.to_string()).unwrap_or_default());
+            columns.completion.push(row.rates.map(|r| r.completion.to_string()).unwrap_or_default());
+        }
+        columns
+    }
+}
+
+/// Rates the hours of a chunk; without a writer nothing is written. Refuses rows of another
+/// currency (R13), and, with a writer, a table that a higher fence has written (R8).
+pub(super) async fn execute(
+    connection: &mut PgConnection,
+    window: Window,
+    rules: Rules<'_>,
+    writer: Option<&Writer>,
+    wanted: Wanted,
+) -> Result<Rated, Error> {
+    let table = rules.book.rate_table(window.start, window.end);
+    let direct = RateColumns::new(table.direct, window);
+    let derived = RateColumns::new(table.derived, window);
+    let hours: Vec<_> = window.hours().collect();
+    let row = sqlx::query_file!(
+        "src/store/sql/rate_chunk.sql",
+        window.start,
+        window.end,
+        writer.map_or("", |writer| &writer.run_id),
+        writer.map_or(Uuid::nil(), |writer| writer.batch_id),
+        writer.map_or(0, |writer| writer.fence),
+        rules.basis == RateBasis::Frozen,
+        rules.trigger == Trigger::Routine,
+        rules.book.currency(),
+        rules.book.digest(),
+        &direct.model,
+        &direct.from,
+        &direct.until,
+        &direct.prompt,
+        &direct.cached,
+        &direct.completion,
+        &derived.model,
+        &derived.from,
+        &derived.until,
+        &derived.prompt,
+        &derived.cached,
+        &derived.completion,
+        &hours,
+        writer.is_some(),
+        wanted.hashes,
+        wanted.details
+    )
+    .fetch_one(connection)
+    .await?;
+    if let Some(currency) = row.foreign_currency {
+        return Err(Error::ForeignCurrency(currency));
+    }
+    let written = [row.rows_inserted, row.rows_updated, row.rows_deleted];
+    if let Some(writer) = writer {
+        if row.highest_fence.is_some_and(|fence| fence > writer.fence) {
+            return Err(Error::LeaseLost);
+        }
+        if written != [row.inserted_rollups, row.updated_rollups, row.reconciled_deletions]
+            || written.iter().sum::<i64>() != row.changes_recorded
+        {
+            return Err(Error::Inconsistent("rated_usage was written by something else meanwhile"));
+        }
+    } else if written != [0; 3] || row.changes_recorded != 0 {
+        return Err(Error::Inconsistent("a plan wrote"));
+    }
+    let counts = counts!(row);
+    // R4, before anything is committed.
+    if !counts.conserved() {
+        return Err(Error::Inconsistent("R4: events in and events accounted for differ"));
+    }
+    Ok(Rated {
+        counts,
+        lost_cost: money(&row.lost_cost)?,
+        hour_hashes: hour_hashes(row.hour_hashes.unwrap_or_default())?,
+        by_model: cost_changes(row.by_model)?,
+        by_auth_id: cost_changes(row.by_auth_id)?,
+        traffic: row.traffic.map(|Json(rows)| rows).unwrap_or_default().into_iter().map(traffic).collect(),
+    })
+}
+
+/// What the database gives as bytes is 32 of them.
+pub(super) fn hour_hashes(hashes: Vec<Vec<u8>>) -> Result<Vec<HourHash>, Error> {
+    let whole = |hash: Vec<u8>| hash.try_into().map_err(|_| Error::Inconsistent("an hour's hash is cut"));
+    hashes.into_iter().map(whole).collect()
+}
+
+fn cost_changes(rows: Option<Json<Vec<CostRow>>>) -> Result<Vec<CostChange>, Error> {
+    let change = |row: CostRow| {
+        Ok(CostChange {
+            previous_cost: money(&row.previous)?,
+            total_cost: money(&row.total)?,
+            name: row.name,
+            inserted_rollups: row.inserted,
+            updated_rollups: row.updated,
+            reconciled_deletions: row.deleted,
+        })
+    };
+    rows.map(|Json(rows)| rows).unwrap_or_default().into_iter().map(change).collect()
+}
+
+fn traffic(row: TrafficRow) -> ModelTraffic {
+    ModelTraffic {
+        model_id: row.model,
+        events: row.events,
+        unpriced_events: row.unpriced_events,
+        base_models: row.base_models,
+    }
+}
