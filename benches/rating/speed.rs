@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rater::domain::pricebook::Pricebook;
 use rater::domain::window::{RateBasis, Trigger, Window};
-use rater::store::{Begun, Db, NewRun, Rules};
+use rater::store::{Begun, Db, NewRun, Rules, Wanted};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use uuid::Uuid;
 
@@ -158,7 +158,7 @@ impl Bench<'_> {
     /// statement alone.
     async fn rate(&self, connection: &mut PgConnection, kind: Kind, first: bool) -> Outcome<(Took, Took)> {
         let run = self.run(kind);
-        let Begun::Started(lease) = self.db.begin_run(&run).await? else {
+        let Begun::Started(lease, _) = self.db.begin_run(&run).await? else {
             return Err("another run holds the window".into());
         };
         self.db.now().await?; // there is a connection for work now
@@ -167,10 +167,11 @@ impl Bench<'_> {
         let (began, cpu) = (Instant::now(), on_core(&pids)?);
         let mut chunk = self.db.begin_chunk(&lease, self.day, LEASE).await?;
         let (statement_began, statement_cpu) = (Instant::now(), on_core(&pids)?);
-        let counts = chunk.rate(rules).await?;
+        let rated = chunk.rate(rules, Wanted::default()).await?;
         let statement =
             Took { wall: statement_began.elapsed(), cpu: on_core(&pids)?.saturating_sub(statement_cpu) };
-        chunk.commit(&counts, None).await?;
+        chunk.commit(&rated, None).await?;
+        let counts = rated.counts;
         let whole = Took { wall: began.elapsed(), cpu: on_core(&pids)?.saturating_sub(cpu) };
         let rollups = ROLLUPS_AN_HOUR * self.day.hour_count();
         let as_expected = match first {
@@ -196,6 +197,7 @@ impl Bench<'_> {
             request_id: None,
             request_hash: String::new(),
             reason: None,
+            expected_plan_hash: None,
             lease_ttl: LEASE,
         }
     }

@@ -2,6 +2,7 @@
 //! no new calls, the chunk in flight commits, then out, within a limit.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::database::{self, DatabaseOptions};
 use super::duration;
 use super::fail;
 use crate::admin::{self, AdminState};
+use crate::domain::money::Rate;
 use crate::domain::outcome::possible_findings;
 use crate::domain::window::Trigger;
 use crate::embedded_postgres::{self, EmbeddedPostgres};
@@ -69,6 +71,13 @@ pub struct Serve {
     #[arg(long, env = "RATER_CHUNK_TIMEOUT", value_name = "DURATION", default_value = "15m")]
     #[arg(value_parser = duration::parse)]
     chunk_timeout: Duration,
+    /// Chunks of one run that go on side by side
+    #[arg(long, env = "RATER_PARALLEL", value_name = "COUNT", default_value = "1", value_parser = parallel)]
+    parallel: NonZeroUsize,
+    /// The brake: refuse a routine run that would take away more than this share of its window's
+    /// billed cost, such as 20%; without it there is none
+    #[arg(long, env = "RATER_MAX_ROUTINE_DECREASE", value_name = "PERCENT", value_parser = percent)]
+    max_routine_decrease: Option<Rate>,
     /// How long a stop waits for calls and chunks in flight
     #[arg(long, env = "RATER_DRAIN_LIMIT", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = duration::parse)]
@@ -94,6 +103,20 @@ fn lease_ttl(text: &str) -> Result<Duration, String> {
         ttl if ttl < Duration::from_secs(1) => Err("must be at least 1s".into()),
         ttl => Ok(ttl),
     }
+}
+
+fn parallel(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse().ok().filter(|count: &NonZeroUsize| count.get() <= 64);
+    count.ok_or_else(|| "must be a number from 1 to 64".into())
+}
+
+/// A share of money is a decimal like money, from 0% to 100%.
+fn percent(text: &str) -> Result<Rate, String> {
+    let whole = Rate::parse("100").ok();
+    let share = text.strip_suffix('%').and_then(|number| Rate::parse(number).ok());
+    share
+        .filter(|share| Some(*share) <= whole && share.scale() <= 6)
+        .ok_or_else(|| "must be from 0% to 100%, such as 20% or 12.5%".into())
 }
 
 /// What listens and what it stands on.
@@ -182,6 +205,8 @@ impl Serve {
                 chunk_hours: self.chunk_hours,
                 lease_ttl: self.lease_ttl,
                 chunk_timeout: self.chunk_timeout,
+                parallel: self.parallel,
+                max_routine_decrease: self.max_routine_decrease,
             },
             metrics,
             stop: CancellationToken::new(),
@@ -208,7 +233,7 @@ impl Serve {
         let changed = move |books: &Pricebooks| books.publish(&metrics);
         background.spawn(rater.pricebooks.clone().watch(stop.clone(), changed));
         let sweeper = rater.clone();
-        background.spawn(async move { sweeper.sweep().await });
+        background.spawn(sweeper.sweep());
         let state = AdminState {
             metrics: rater.metrics.clone(),
             readiness: ready.clone(),

@@ -123,6 +123,8 @@ pub enum FindingCode {
     ShrunkRollups,
     /// Rollups that their rates don't explain.
     UnexplainedRollups,
+    /// A routine run would have taken too much away, and was refused.
+    DecreaseRefused,
 }
 
 impl FindingCode {
@@ -138,6 +140,7 @@ impl FindingCode {
             FindingCode::ClampedEvents => "CLAMPED_EVENTS",
             FindingCode::ShrunkRollups => "SHRUNK_ROLLUPS",
             FindingCode::UnexplainedRollups => "UNEXPLAINED_ROLLUPS",
+            FindingCode::DecreaseRefused => "DECREASE_REFUSED",
         }
     }
 }
@@ -233,6 +236,20 @@ pub fn findings(counts: &Counts, trigger: Trigger) -> Vec<Finding> {
     found
 }
 
+/// What the brake found: rollups that a routine run would have deleted or shrunk, had it not been
+/// refused. As loud as losing them.
+pub fn decrease_refused(rollups: i64) -> Finding {
+    Finding {
+        code: FindingCode::DecreaseRefused,
+        severity: Severity::Error,
+        count: rollups,
+        message: format!(
+            "{rollups} billed rollups would be deleted or hold fewer events, which takes away more money than a \
+             routine run may: find out what dropped their events, or backfill the window if it is meant"
+        ),
+    }
+}
+
 /// Every finding that a run with this trigger can have, so that what counts findings can begin
 /// each at zero: a first one would look like no change otherwise.
 pub fn possible_findings(trigger: Trigger) -> Vec<Finding> {
@@ -248,7 +265,11 @@ pub fn possible_findings(trigger: Trigger) -> Vec<Finding> {
         clamped_events: 1,
         ..Counts::default()
     };
-    findings(&one_of_each, trigger)
+    let mut possible = findings(&one_of_each, trigger);
+    if trigger == Trigger::Routine {
+        possible.push(decrease_refused(1));
+    }
+    possible
 }
 
 /// The highest among the findings, [`Severity::Info`] when there are none.
@@ -274,8 +295,8 @@ mod tests {
 
     #[test]
     fn every_code_is_among_the_possible_findings() {
-        for trigger in [Trigger::Routine, Trigger::Backfill] {
-            assert_eq!(possible_findings(trigger).len(), 9);
+        for (trigger, codes) in [(Trigger::Routine, 10), (Trigger::Backfill, 9)] {
+            assert_eq!(possible_findings(trigger).len(), codes);
         }
     }
 

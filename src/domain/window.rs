@@ -25,6 +25,23 @@ impl Window {
         (self.end - self.start).num_hours()
     }
 
+    /// What of it none of `done` covers, newest first; those lie within it and don't overlap.
+    pub fn without(self, done: &[Window]) -> Vec<Window> {
+        let mut done = done.to_vec();
+        done.sort_by_key(|window| std::cmp::Reverse(window.start));
+        let (mut end, mut left) = (self.end, Vec::new());
+        for window in done {
+            if window.end < end {
+                left.push(Window { start: window.end, end });
+            }
+            end = window.start;
+        }
+        if self.start < end {
+            left.push(Window { start: self.start, end });
+        }
+        left
+    }
+
     /// Splits it into chunks of at most `hours`, newest first, so that a long backfill does not
     /// keep the hourly run waiting.
     pub fn chunks(self, hours: u32) -> impl Iterator<Item = Window> {
@@ -233,6 +250,19 @@ mod tests {
             Err(Refused::Invalid(wrong)) => wrong.into_iter().map(|v| (v.field, v.reason)).collect(),
             other => panic!("not refused: {other:?}"),
         }
+    }
+
+    #[test]
+    fn what_is_left_is_everything_that_is_not_done_newest_first() {
+        let hours = |start: i64, end: i64| {
+            let at = |hour| limit() + TimeDelta::hours(hour);
+            Window { start: at(start), end: at(end) }
+        };
+        let left = |done: &[Window]| hours(0, 9).without(done);
+        assert_eq!(left(&[]), [hours(0, 9)]);
+        assert_eq!(left(&[hours(2, 4), hours(6, 9)]), [hours(4, 6), hours(0, 2)]);
+        assert_eq!(left(&[hours(0, 1), hours(4, 6), hours(3, 4)]), [hours(6, 9), hours(1, 3)]);
+        assert_eq!(left(&[hours(0, 9)]), []);
     }
 
     #[test]

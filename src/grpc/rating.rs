@@ -35,10 +35,17 @@ impl RatingService for Rating {
     ) -> Result<Response<RateWindowResponse>, Status> {
         let patience = patience(request.metadata());
         let request = rating::rate_request(request.into_inner()).map_err(status)?;
+        let detach = request.detach;
         let mut ticket = self.rater.rate_window(request).map_err(status)?;
+        let answer = async {
+            match detach {
+                true => self.rater.accepted(&mut ticket).await,
+                false => ticket.wait().await,
+            }
+        };
         let result = match patience {
-            None => ticket.wait().await,
-            Some(patience) => match tokio::time::timeout(patience, ticket.wait()).await {
+            None => answer.await,
+            Some(patience) => match tokio::time::timeout(patience, answer).await {
                 Ok(result) => result,
                 Err(_) => return Err(run_continues(ticket.run_id())),
             },

@@ -55,6 +55,11 @@ pub fn status(error: Error) -> Status {
         Error::CurrencyMismatch { found, book } => {
             (Code::FailedPrecondition, info("CURRENCY_MISMATCH", &[("found", found), ("pricebook", book)]))
         }
+        Error::PlanChanged { now } => {
+            let metadata = now.map(|hash| ("plan_hash", hash));
+            (Code::FailedPrecondition, info("PLAN_CHANGED", metadata.as_slice()))
+        }
+        Error::DecreaseRefused { .. } => (Code::FailedPrecondition, info("DECREASE_REFUSED", &[])),
         Error::RequestIdReused { run_id } => {
             (Code::AlreadyExists, info("REQUEST_ID_REUSED", &[("run", run_id)]))
         }
@@ -75,7 +80,10 @@ pub fn run_continues(run_id: Option<String>) -> Status {
             format!("the deadline passed; run {run_id} goes on"),
             info("RUN_CONTINUES", &[("run", run_id)]),
         ),
-        None => Status::new(Code::DeadlineExceeded, "the deadline passed before the run began; try again"),
+        None => Status::new(
+            Code::DeadlineExceeded,
+            "the deadline passed and nothing was begun, or a dry run was not done; try again with a longer one",
+        ),
     }
 }
 
@@ -86,8 +94,12 @@ pub fn unimplemented(rpc: &'static str) -> Status {
 
 fn run_failed(failure: RunFailure) -> (Code, ErrorDetails) {
     let code = match failure.reason {
-        FailureReason::CurrencyMismatch | FailureReason::CostOutOfRange => Code::FailedPrecondition,
-        FailureReason::LeaseLost => Code::Aborted,
+        FailureReason::CurrencyMismatch
+        | FailureReason::CostOutOfRange
+        | FailureReason::PlanChanged
+        | FailureReason::DecreaseRefused
+        | FailureReason::PricebookMismatch => Code::FailedPrecondition,
+        FailureReason::LeaseLost | FailureReason::RunCancelled => Code::Aborted,
         FailureReason::DatabaseUnavailable | FailureReason::OutcomeUnknown | FailureReason::ShuttingDown => {
             Code::Unavailable
         }
@@ -100,7 +112,7 @@ fn run_failed(failure: RunFailure) -> (Code, ErrorDetails) {
         metadata.push(("left_end", rfc3339(left.end)));
     }
     let mut details = info(failure.reason.as_str(), &metadata);
-    if failure.reason == FailureReason::DatabaseUnavailable {
+    if matches!(failure.reason, FailureReason::DatabaseUnavailable | FailureReason::ShuttingDown) {
         details.set_retry_info(Some(RETRY_AFTER));
     }
     (code, details)
@@ -112,7 +124,8 @@ fn store(error: StoreError) -> (Code, ErrorDetails) {
             (Code::Unavailable, retry("DATABASE_UNAVAILABLE", RETRY_AFTER))
         }
         StoreError::OutcomeUnknown(_) => (Code::Unavailable, retry("OUTCOME_UNKNOWN", RETRY_AFTER)),
-        StoreError::LeaseLost => (Code::Aborted, info("LEASE_LOST", &[])),
+        StoreError::LeaseLost | StoreError::HigherFence => (Code::Aborted, info("LEASE_LOST", &[])),
+        StoreError::CancelAsked => (Code::Aborted, info("RUN_CANCELLED", &[])),
         StoreError::ForeignCurrency(found) => {
             (Code::FailedPrecondition, info("CURRENCY_MISMATCH", &[("found", found)]))
         }

@@ -4,6 +4,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use crate::domain::money::{Money, Rate};
 use crate::domain::violation::Violation;
 use crate::domain::window::Window;
 use crate::store;
@@ -63,8 +64,31 @@ pub enum Error {
     #[error("no pricebook with this digest is loaded or has priced a run")]
     PricebookNotFound,
     /// A run began and could not be finished.
-    #[error("run {} failed: {}", .0.run_id, .0.message)]
+    #[error("run {} {}: {}", .0.run_id, .0.reason.verb(), .0.message)]
     RunFailed(RunFailure),
+    /// What the run would change is no longer what its caller saw in a plan.
+    #[error("{}", plan_changed(now.as_deref()))]
+    PlanChanged {
+        /// The plan's hash now, where the whole of it was looked at.
+        now: Option<String>,
+    },
+    /// A routine run would take away more money than the brake lets it.
+    #[error(
+        "deleted and shrunk rollups would lose {lost_cost} of {previous_cost} {currency}, more than {percent}%; find \
+         out what dropped their events, or backfill the window if it is meant"
+    )]
+    DecreaseRefused {
+        /// What billed rollups would lose.
+        lost_cost: Money,
+        /// What the window cost before.
+        previous_cost: Money,
+        /// Of both.
+        currency: String,
+        /// The most that may be lost, in percent.
+        percent: Rate,
+        /// How many rollups would lose something.
+        rollups: i64,
+    },
     /// The service is on its way out.
     #[error("the service is stopping; try again")]
     ShuttingDown,
@@ -74,6 +98,16 @@ pub enum Error {
     /// A defect of ours, such as a task that panicked.
     #[error("internal error; the log has the details")]
     Internal,
+}
+
+impl Error {
+    /// How many rollups the brake refused to delete or shrink, if it did.
+    pub(super) fn refused_rollups(&self) -> Option<i64> {
+        match self {
+            Error::DecreaseRefused { rollups, .. } => Some(*rollups),
+            _ => None,
+        }
+    }
 }
 
 /// How a run failed, as its record keeps it.
@@ -106,21 +140,42 @@ pub enum FailureReason {
     ShuttingDown,
     /// A cost past what can be kept exactly.
     CostOutOfRange,
+    /// The changes are not those of the plan.
+    PlanChanged,
+    /// The brake refused a routine run.
+    DecreaseRefused,
+    /// Its process died, and its pricebook is no longer the loaded one.
+    PricebookMismatch,
+    /// Someone asked it to stop.
+    RunCancelled,
     /// A defect of ours.
     Internal,
 }
 
 impl FailureReason {
     /// Every reason, with its name on the wire and in the record.
-    const NAMES: [(FailureReason, &'static str); 7] = [
+    const NAMES: [(FailureReason, &'static str); 11] = [
         (FailureReason::CurrencyMismatch, "CURRENCY_MISMATCH"),
         (FailureReason::LeaseLost, "LEASE_LOST"),
         (FailureReason::DatabaseUnavailable, "DATABASE_UNAVAILABLE"),
         (FailureReason::OutcomeUnknown, "OUTCOME_UNKNOWN"),
         (FailureReason::ShuttingDown, "SHUTTING_DOWN"),
         (FailureReason::CostOutOfRange, "COST_OUT_OF_RANGE"),
+        (FailureReason::PlanChanged, "PLAN_CHANGED"),
+        (FailureReason::DecreaseRefused, "DECREASE_REFUSED"),
+        (FailureReason::PricebookMismatch, "PRICEBOOK_MISMATCH"),
+        (FailureReason::RunCancelled, "RUN_CANCELLED"),
         (FailureReason::Internal, "INTERNAL"),
     ];
+
+    /// What became of the run, for a person.
+    fn verb(self) -> &'static str {
+        match self {
+            FailureReason::RunCancelled => "was cancelled",
+            FailureReason::ShuttingDown => "goes on in another process",
+            _ => "failed",
+        }
+    }
 
     /// As the wire and the record say it.
     pub fn as_str(self) -> &'static str {
@@ -138,9 +193,13 @@ impl From<&Error> for FailureReason {
         match error {
             Error::RunFailed(failure) => failure.reason,
             Error::ShuttingDown => FailureReason::ShuttingDown,
+            Error::PlanChanged { .. } => FailureReason::PlanChanged,
+            Error::DecreaseRefused { .. } => FailureReason::DecreaseRefused,
+            Error::PricebookMismatch { .. } => FailureReason::PricebookMismatch,
+            Error::Store(store::Error::CancelAsked) => FailureReason::RunCancelled,
             Error::CurrencyMismatch { .. } => FailureReason::CurrencyMismatch,
             Error::Store(store::Error::ForeignCurrency(_)) => FailureReason::CurrencyMismatch,
-            Error::Store(store::Error::LeaseLost) => FailureReason::LeaseLost,
+            Error::Store(store::Error::LeaseLost | store::Error::HigherFence) => FailureReason::LeaseLost,
             Error::Store(store::Error::Unavailable(_) | store::Error::Cancelled(_)) => {
                 FailureReason::DatabaseUnavailable
             }
@@ -154,11 +213,17 @@ impl From<&Error> for FailureReason {
             | Error::Overloaded
             | Error::WindowBusy { .. }
             | Error::WindowNotClosed { .. }
-            | Error::PricebookMismatch { .. }
             | Error::RequestIdReused { .. }
             | Error::PricebookNotFound => FailureReason::Internal,
         }
     }
+}
+
+fn plan_changed(now: Option<&str>) -> String {
+    let hash = now.map(|hash| format!(" (it is {hash} now)")).unwrap_or_default();
+    format!(
+        "the run would no longer do what the expected plan says{hash}; look at a new plan, then apply that"
+    )
 }
 
 /// The first violation, and how many more there are: one line for a person.

@@ -1,5 +1,6 @@
 //! Use cases: what an RPC does, without gRPC. One file each.
 
+mod dry_run;
 mod error;
 pub mod pricebooks;
 pub mod rate_window;
@@ -10,6 +11,7 @@ pub mod report;
 mod run;
 pub mod schema;
 pub mod stored_text;
+mod takeover;
 
 pub use error::{Error, FailureReason, RunFailure, rfc3339};
 

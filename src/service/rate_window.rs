@@ -4,14 +4,16 @@
 //! basis; begin the run together with its lease; execute it ([`super::run`]); answer. All of it
 //! happens in a task of its own, so that a caller who goes away stops nothing: a run is durable.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -20,10 +22,12 @@ use super::pricebooks::Pricebooks;
 use super::report::Report;
 use super::run::{self, Execution};
 use super::stored_text;
+use crate::domain::money::Rate;
+use crate::domain::pricebook::Pricebook;
 use crate::domain::violation::Violation;
-use crate::domain::window::{Asked, RateBasis, Refused, Trigger, closing_limit, decide};
+use crate::domain::window::{Asked, Decided, RateBasis, Refused, Trigger, closing_limit, decide};
 use crate::metrics::Metrics;
-use crate::store::{Begun, Db, Known, NewRun};
+use crate::store::{Begun, Db, Known, NewRun, RunRecord};
 
 /// The longest request id, in characters.
 const REQUEST_ID_LIMIT: usize = 128;
@@ -45,6 +49,10 @@ pub struct RatingConfig {
     pub lease_ttl: Duration,
     /// The longest that a chunk's statement may take.
     pub chunk_timeout: Duration,
+    /// Chunks of one run that go on side by side.
+    pub parallel: NonZeroUsize,
+    /// The brake: how much of the window's billed cost a routine run may take away, in percent.
+    pub max_routine_decrease: Option<Rate>,
 }
 
 /// What the caller asked for.
@@ -52,12 +60,20 @@ pub struct RatingConfig {
 pub struct RateRequest {
     /// Window, trigger and basis.
     pub asked: Asked,
+    /// Only says what the run would do.
+    pub dry_run: bool,
+    /// The pricebook that a dry run rates with; empty: the loaded one.
+    pub pricebook_yaml: String,
     /// Empty: any.
     pub expected_pricebook_digest: String,
+    /// The plan that the run must keep to; empty: none.
+    pub expected_plan_hash: String,
     /// Empty: none.
     pub request_id: String,
     /// Empty: none.
     pub reason: String,
+    /// The caller does not wait for the end.
+    pub detach: bool,
     /// The caller's authenticated name; empty without authentication.
     pub requested_by: String,
 }
@@ -66,12 +82,21 @@ pub struct RateRequest {
 pub struct Ticket {
     run_id: watch::Receiver<Option<String>>,
     task: JoinHandle<Result<Report, Error>>,
+    /// Nobody waits for a dry run whose caller is gone; it stops after the chunk in flight.
+    _while_waited_for: Option<DropGuard>,
 }
 
 impl Ticket {
     /// The run, once it has begun.
     pub fn run_id(&self) -> Option<String> {
         self.run_id.borrow().clone()
+    }
+
+    /// Waits until there is a run, or an end without one.
+    pub async fn accepted(&mut self) -> Option<String> {
+        // An error: the task has ended, and its result says why.
+        drop(self.run_id.wait_for(Option::is_some).await);
+        self.run_id()
     }
 
     /// Waits for the end. Dropping the future, or the ticket, stops nothing.
@@ -111,22 +136,28 @@ impl Rater {
     pub fn rate_window(self: &Arc<Self>, request: RateRequest) -> Result<Ticket, Error> {
         let admitted = self.admission.clone().try_acquire_owned().map_err(|_| Error::Overloaded)?;
         let (accepted, run_id) = watch::channel(None);
+        let stop = self.stop.child_token();
+        let _while_waited_for = request.dry_run.then(|| stop.clone().drop_guard());
         let rater = self.clone();
         let task = self.runs.spawn(async move {
             let _admitted = admitted;
-            rater.rate(request, accepted).await
+            rater.rate(request, accepted, stop).await
         });
-        Ok(Ticket { run_id, task })
+        Ok(Ticket { run_id, task, _while_waited_for })
     }
 
     async fn rate(
         &self,
         request: RateRequest,
         accepted: watch::Sender<Option<String>>,
+        stop: CancellationToken,
     ) -> Result<Report, Error> {
         check(&request)?;
         if self.stop.is_cancelled() {
             return Err(Error::ShuttingDown);
+        }
+        if request.dry_run {
+            return self.dry_run(request, stop).await;
         }
         if !request.request_id.is_empty()
             && let Some(known) = self.db.known_request(&request.requested_by, &request.request_id).await?
@@ -141,32 +172,19 @@ impl Rater {
                 self.metrics.lease_conflict();
                 Err(Error::WindowBusy { run_id: holder.run_id, until: holder.expires_at })
             }
-            Begun::Started(lease) => {
+            Begun::Started(lease, ended) => {
                 accepted.send_replace(Some(run.run_id.clone()));
-                Execution { rater: self, run: &run, lease, pricebook: &pricebook }.finish().await
+                for run_id in &ended {
+                    self.tell_ended(run_id).await;
+                }
+                Execution::new(self, &run, lease, &pricebook).finish().await
             }
         }
     }
 
     /// Everything that can be refused before a run begins, and what it then is.
-    async fn plan(
-        &self,
-        request: RateRequest,
-        book: &crate::domain::pricebook::Pricebook,
-    ) -> Result<NewRun, Error> {
-        let expected = &request.expected_pricebook_digest;
-        if !expected.is_empty() && expected != book.digest() {
-            return Err(Error::PricebookMismatch { loaded: book.digest().into() });
-        }
-        let delay = TimeDelta::from_std(self.config.closing_delay).unwrap_or(TimeDelta::MAX);
-        let limit = closing_limit(self.db.now().await?, delay);
-        let decided =
-            decide(request.asked, limit, self.config.trailing_hours).map_err(|refused| match refused {
-                Refused::Invalid(wrong) => Error::Invalid(wrong),
-                Refused::NotClosed { field, closing_limit } => {
-                    Error::WindowNotClosed { field, closing_limit }
-                }
-            })?;
+    async fn plan(&self, request: RateRequest, book: &Pricebook) -> Result<NewRun, Error> {
+        let decided = self.decide(&request).await?;
         // Each chunk checks its own rows again; this one lets a run of many chunks commit nothing.
         if let Some(found) = self.db.foreign_currency(decided.window, book.currency()).await? {
             return Err(Error::CurrencyMismatch { found, book: book.currency().into() });
@@ -185,8 +203,25 @@ impl Rater {
             request_id: (!request.request_id.is_empty()).then_some(request.request_id),
             request_hash,
             reason: (!reason.is_empty()).then_some(reason),
+            expected_plan_hash: (!request.expected_plan_hash.is_empty())
+                .then_some(request.expected_plan_hash),
             lease_ttl: self.config.lease_ttl,
             run_id,
+        })
+    }
+
+    /// Which window, trigger and basis a request gets, and whether the loaded pricebook is the
+    /// one that its caller expects.
+    pub(super) async fn decide(&self, request: &RateRequest) -> Result<Decided, Error> {
+        let (expected, loaded) = (&request.expected_pricebook_digest, self.pricebooks.current());
+        if !expected.is_empty() && expected != loaded.book.digest() {
+            return Err(Error::PricebookMismatch { loaded: loaded.book.digest().into() });
+        }
+        let delay = TimeDelta::from_std(self.config.closing_delay).unwrap_or(TimeDelta::MAX);
+        let limit = closing_limit(self.db.now().await?, delay);
+        decide(request.asked, limit, self.config.trailing_hours).map_err(|refused| match refused {
+            Refused::Invalid(wrong) => Error::Invalid(wrong),
+            Refused::NotClosed { field, closing_limit } => Error::WindowNotClosed { field, closing_limit },
         })
     }
 
@@ -201,13 +236,15 @@ impl Rater {
             return Err(Error::RequestIdReused { run_id: known.run_id });
         }
         accepted.send_replace(Some(known.run_id.clone()));
+        self.outcome_of(&known.run_id).await
+    }
+
+    /// Waits for the end of a run, in whichever process it runs, and gives its result.
+    async fn outcome_of(&self, run_id: &str) -> Result<Report, Error> {
         loop {
-            let record = self.db.find_run(&known.run_id).await?.ok_or(Error::Internal)?;
+            let record = self.db.find_run(run_id).await?.ok_or(Error::Internal)?;
             if record.state.is_finished() {
-                return match run::recorded_failure(&record) {
-                    Some(failure) => Err(Error::RunFailed(failure)),
-                    None => Ok(Report::of(&record)),
-                };
+                return recorded(&record);
             }
             tokio::select! {
                 () = tokio::time::sleep(FOLLOW_EVERY) => {}
@@ -216,25 +253,18 @@ impl Rater {
         }
     }
 
-    /// Ends the runs of processes that are gone, for as long as the service lives.
-    pub async fn sweep(&self) {
-        loop {
-            match self.db.reap_expired_leases().await {
-                Ok(runs) => {
-                    for run_id in runs {
-                        tracing::error!(
-                            run_id,
-                            "a run's lease ended without a sign of life; the run has failed"
-                        );
-                    }
-                }
-                Err(error) => tracing::warn!(error = %error, "could not look for abandoned runs"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(self.config.lease_ttl) => {}
-                () = self.stop.cancelled() => return,
-            }
-        }
+    /// How a run stands as soon as it is accepted, for a caller that does not wait for its end.
+    pub async fn accepted(&self, ticket: &mut Ticket) -> Result<Report, Error> {
+        let Some(run_id) = ticket.accepted().await else { return ticket.wait().await };
+        recorded(&self.db.find_run(&run_id).await?.ok_or(Error::Internal)?)
+    }
+}
+
+/// What a run has come to, or how it failed.
+pub(super) fn recorded(record: &RunRecord) -> Result<Report, Error> {
+    match run::recorded_failure(record) {
+        Some(failure) => Err(Error::RunFailed(failure)),
+        None => Ok(Report::of(record)),
     }
 }
 
@@ -248,28 +278,67 @@ fn check(request: &RateRequest) -> Result<(), Error> {
             wrong.push(Violation::new(field, "NUL_CHARACTER", "must not hold a NUL character"));
         }
     }
-    let digest = &request.expected_pricebook_digest;
-    let hex = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    if !digest.is_empty() && !hex {
-        wrong.push(Violation::new(
+    let hashes = [
+        (
             "expected_pricebook_digest",
-            "MALFORMED",
+            &request.expected_pricebook_digest,
             "must be the 64 lowercase hex digits that GetPricebook and `rater validate` print",
-        ));
+        ),
+        (
+            "expected_plan_hash",
+            &request.expected_plan_hash,
+            "must be the 64 lowercase hex digits that a dry run reports as plan_hash",
+        ),
+    ];
+    for (field, text, message) in hashes {
+        let hex = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !text.is_empty() && !hex {
+            wrong.push(Violation::new(field, "MALFORMED", message));
+        }
     }
+    wrong.extend(check_dry_run(request));
     if wrong.is_empty() { Ok(()) } else { Err(Error::Invalid(wrong)) }
+}
+
+/// What belongs to a dry run alone, and what has no meaning for one.
+fn check_dry_run(request: &RateRequest) -> Vec<Violation> {
+    let not_with_it = [
+        ("request_id", !request.request_id.is_empty(), "it leaves no run to find again"),
+        (
+            "expected_plan_hash",
+            !request.expected_plan_hash.is_empty(),
+            "it reports the plan's hash; compare that",
+        ),
+        ("detach", request.detach, "its answer is all that it leaves"),
+    ];
+    if request.dry_run {
+        let wrong = not_with_it.into_iter().filter(|(_, set, _)| *set);
+        return wrong
+            .map(|(field, _, why)| {
+                Violation::new(field, "NOT_WITH_DRY_RUN", format!("has no place in a dry run: {why}"))
+            })
+            .collect();
+    }
+    let candidate = !request.pricebook_yaml.is_empty();
+    let message = "is a candidate, which only a dry run rates with; to bill by it, put it into force first";
+    candidate.then(|| Violation::new("pricebook_yaml", "ONLY_WITH_DRY_RUN", message)).into_iter().collect()
 }
 
 /// Of the arguments as they were asked: what they stand for may move with the clock.
 fn hash(request: &RateRequest) -> String {
     let Asked { since, until, trigger, basis } = request.asked;
-    let arguments = serde_json::json!([
-        since,
-        until,
-        trigger.map(Trigger::as_str),
-        basis.map(RateBasis::as_str),
-        request.expected_pricebook_digest,
-        request.reason
-    ]);
+    let mut arguments = vec![
+        json!(since),
+        json!(until),
+        json!(trigger.map(Trigger::as_str)),
+        json!(basis.map(RateBasis::as_str)),
+        json!(request.expected_pricebook_digest),
+        json!(request.reason),
+    ];
+    // Only where it is set: an id that an older version stored stays good over an upgrade.
+    if !request.expected_plan_hash.is_empty() {
+        arguments.push(json!(request.expected_plan_hash));
+    }
+    let arguments = Value::Array(arguments);
     hex::encode(Sha256::digest(arguments.to_string()))
 }

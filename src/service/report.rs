@@ -1,9 +1,12 @@
 //! What came of a run, or would come of it: what RateWindow answers, and what GetRun tells.
 
-use crate::domain::outcome::{Counts, Finding, Severity, findings, severity};
+use super::run::RunSpec;
+use crate::domain::outcome::{Counts, Finding, Severity, decrease_refused, findings, severity};
+use crate::domain::plan::CostChange;
+use crate::domain::pricebook::Pricebook;
 use crate::domain::run_state::RunState;
 use crate::domain::window::{RateBasis, Trigger, Window};
-use crate::store::{NewRun, RunRecord};
+use crate::store::RunRecord;
 
 /// What a run did, has done so far, or would do.
 #[derive(Debug, Clone)]
@@ -28,12 +31,18 @@ pub struct Report {
     pub pricebook_digest: String,
     /// The pricebook's currency.
     pub currency: String,
-    /// The plan that it keeps to; empty where it was asked for none.
+    /// The plan that it keeps to, or that this is; empty where it was asked for none.
     pub plan_hash: String,
+    /// Whether it only says what a run would do.
+    pub dry_run: bool,
+    /// Of a dry run: the largest changes in money by model, then all others.
+    pub changes_by_model: Vec<CostChange>,
+    /// The same by customer.
+    pub changes_by_auth_id: Vec<CostChange>,
 }
 
 impl Report {
-    pub(super) fn new(run: &NewRun, counts: Counts, state: RunState) -> Report {
+    pub(super) fn new(run: &RunSpec, book: &Pricebook, counts: Counts, state: RunState) -> Report {
         let findings = findings(&counts, run.trigger);
         Report {
             run_id: run.run_id.clone(),
@@ -44,16 +53,25 @@ impl Report {
             severity: severity(&findings),
             findings,
             counts,
-            pricebook_digest: run.pricebook_digest.clone(),
-            currency: run.currency.clone(),
-            plan_hash: String::new(),
+            pricebook_digest: book.digest().into(),
+            currency: book.currency().into(),
+            plan_hash: run.plan_hash.clone(),
+            dry_run: false,
+            changes_by_model: Vec::new(),
+            changes_by_auth_id: Vec::new(),
         }
+    }
+
+    /// A finding that does not follow from the counts, most severe first.
+    pub(super) fn add(&mut self, finding: Option<Finding>) {
+        self.findings.splice(0..0, finding);
+        self.severity = severity(&self.findings);
     }
 
     /// As the record and the committed chunks have it.
     pub(super) fn of(record: &RunRecord) -> Report {
         let findings = findings(&record.counts, record.trigger);
-        Report {
+        let mut report = Report {
             run_id: record.run_id.clone(),
             state: record.state,
             window: record.window,
@@ -65,6 +83,11 @@ impl Report {
             pricebook_digest: record.pricebook_digest.clone(),
             currency: record.currency.clone(),
             plan_hash: record.expected_plan_hash.clone().unwrap_or_default(),
-        }
+            dry_run: false,
+            changes_by_model: Vec::new(),
+            changes_by_auth_id: Vec::new(),
+        };
+        report.add(record.refused_rollups.map(decrease_refused));
+        report
     }
 }

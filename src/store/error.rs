@@ -22,8 +22,14 @@ pub enum Error {
     )]
     Cancelled(#[source] sqlx::Error),
     /// Another run took over: the step in hand was not committed (R8).
-    #[error("another run took over; the hours in hand were not committed")]
+    #[error("another process or run took over; the hours in hand were not committed")]
     LeaseLost,
+    /// The window holds rows of a higher fence: a newer run wrote them (R8).
+    #[error("a newer run wrote rated usage in these hours; they were not committed")]
+    HigherFence,
+    /// Someone asked the run to stop.
+    #[error("someone asked the run to stop")]
+    CancelAsked,
     /// The window holds rows in another currency than the pricebook's (R13).
     #[error("the window holds rated usage in {0}, another currency than the pricebook's")]
     ForeignCurrency(String),

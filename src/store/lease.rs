@@ -40,14 +40,11 @@ pub(super) fn interval(length: Duration) -> PgInterval {
     PgInterval { months: 0, days: 0, microseconds: i64::try_from(length.as_micros()).unwrap_or(i64::MAX) }
 }
 
-/// Takes away leases that have expired and overlap `window`, or all of them; returns the runs
-/// that this ended.
-pub(super) async fn reap(
-    connection: &mut PgConnection,
-    window: Option<Window>,
-) -> Result<Vec<String>, sqlx::Error> {
+/// Takes away leases that have expired and overlap `window`, or all of them.
+pub(super) async fn reap(connection: &mut PgConnection, window: Option<Window>) -> Result<(), sqlx::Error> {
     let window = window.map(range);
-    sqlx::query_file_scalar!("src/store/sql/reap_leases.sql", window as _).fetch_all(connection).await
+    sqlx::query_file!("src/store/sql/reap_leases.sql", window as _).execute(connection).await?;
+    Ok(())
 }
 
 /// Tries for a lease on `window`. None: an overlapping one is held.
@@ -84,19 +81,28 @@ pub(super) async fn holder(
 }
 
 /// S1: proves inside a chunk's transaction that the lease is still ours, and keeps it so until
-/// the transaction ends.
+/// the transaction ends. A run that was asked to stop goes no further.
 pub(super) async fn lock(connection: &mut PgConnection, lease: &Lease, chunk: Window) -> Result<(), Error> {
-    let held = sqlx::query_scalar!(
-        r#"SELECT true AS "held!" FROM rating_lease
-           WHERE run_id = $1 AND fence = $2 AND during @> $3 AND expires_at > clock_timestamp()
-           FOR KEY SHARE"#,
+    let cancelling = sqlx::query_scalar!(
+        r#"SELECT r.state = 'cancelling' AS "cancelling!"
+           FROM rating_lease l JOIN rating_run r USING (run_id)
+           WHERE l.run_id = $1 AND l.fence = $2 AND l.during @> $3 AND l.expires_at > clock_timestamp()
+           FOR KEY SHARE OF l"#,
         lease.run_id,
         lease.fence,
         range(chunk) as _
     )
     .fetch_optional(connection)
     .await?;
-    held.map(|_| ()).ok_or(Error::LeaseLost)
+    go_on(cancelling)
+}
+
+fn go_on(cancelling: Option<bool>) -> Result<(), Error> {
+    match cancelling {
+        None => Err(Error::LeaseLost),
+        Some(true) => Err(Error::CancelAsked),
+        Some(false) => Ok(()),
+    }
 }
 
 /// Cuts the lease down to what is left, so that newer hours are free for other runs; gives it
@@ -145,9 +151,18 @@ impl Db {
         if renewed.rows_affected() == 1 { Ok(()) } else { Err(Error::LeaseLost) }
     }
 
-    /// Ends every run whose lease has expired; returns their ids.
-    pub async fn reap_expired_leases(&self) -> Result<Vec<String>, Error> {
-        let mut connection = self.control.acquire().await?;
-        Ok(reap(&mut connection, None).await?)
+    /// Whether a run may go on: its lease is ours, and nobody asked it to stop. Outside of a
+    /// chunk this only saves work; S1 decides.
+    pub async fn may_go_on(&self, lease: &Lease) -> Result<(), Error> {
+        let cancelling = sqlx::query_scalar!(
+            r#"SELECT r.state = 'cancelling' AS "cancelling!"
+               FROM rating_lease l JOIN rating_run r USING (run_id)
+               WHERE l.run_id = $1 AND l.fence = $2 AND l.expires_at > clock_timestamp()"#,
+            lease.run_id,
+            lease.fence
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        go_on(cancelling)
     }
 }

@@ -15,6 +15,7 @@ mod rated_usage;
 mod rating_statement;
 mod run;
 mod run_record;
+mod takeover;
 
 pub use chunk::Chunk;
 pub use db::{Db, DbOptions};
@@ -23,5 +24,6 @@ pub use error::Error;
 pub use lease::{Holder, Lease};
 pub use rated_usage::{UsageFilter, UsageKey, UsageRow};
 pub use rating_statement::{ModelTraffic, Rated, Rules, Wanted};
-pub use run::{Begun, Known, NewRun};
+pub use run::{Begun, Failure, Known, Leaves, NewRun};
 pub use run_record::{RunFilter, RunKey, RunRecord};
+pub use takeover::{Legacy, Taken};

@@ -166,7 +166,7 @@ pub(super) async fn execute(
     let written = [row.rows_inserted, row.rows_updated, row.rows_deleted];
     if let Some(writer) = writer {
         if row.highest_fence.is_some_and(|fence| fence > writer.fence) {
-            return Err(Error::LeaseLost);
+            return Err(Error::HigherFence);
         }
         if written != [row.inserted_rollups, row.updated_rollups, row.reconciled_deletions]
             || written.iter().sum::<i64>() != row.changes_recorded

@@ -6,11 +6,13 @@ use sqlx::PgConnection;
 
 use super::lease::{self, Holder, Lease};
 use super::{Db, Error, error};
+use crate::domain::plan::HourHash;
+use crate::domain::run_state::RunState;
 use crate::domain::window::{RateBasis, Trigger, Window};
 
 /// Serialises acquisition, for an instant: concurrent inserts into an exclusion constraint can
 /// deadlock.
-const GATE: i64 = 0x7261_7465_725f_6c73; // "rater_ls"
+pub(super) const GATE: i64 = 0x7261_7465_725f_6c73; // "rater_ls"
 
 /// A run that is about to begin.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub struct NewRun {
     pub request_hash: String,
     /// Why the operator runs it.
     pub reason: Option<String>,
+    /// The plan that it must keep to.
+    pub expected_plan_hash: Option<String>,
     /// How long its lease lives without a heartbeat.
     pub lease_ttl: std::time::Duration,
 }
@@ -44,12 +48,34 @@ pub struct NewRun {
 /// What came of it.
 #[derive(Debug)]
 pub enum Begun {
-    /// It runs, with this lease.
-    Started(Lease),
+    /// It runs, with this lease; runs without a process that a backfill ended on its way.
+    Started(Lease, Vec<String>),
     /// The same caller's request id is known.
     Known(Known),
     /// An overlapping run holds the lease.
     Busy(Holder),
+}
+
+/// How a run leaves the process that ran it, short of its end.
+#[derive(Debug, Clone, Copy)]
+pub enum Leaves<'a> {
+    /// It could not go on.
+    Failed(Failure<'a>),
+    /// Someone asked it to stop.
+    Cancelled,
+    /// Another process goes on with it.
+    Waiting,
+}
+
+/// Why a run could not go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure<'a> {
+    /// An ErrorInfo reason.
+    pub reason: &'a str,
+    /// For a person.
+    pub message: &'a str,
+    /// Deleted and shrunk rollups that the brake refused.
+    pub refused_rollups: Option<i64>,
 }
 
 /// A run that a request id stands for.
@@ -74,8 +100,12 @@ impl Db {
         lease::reap(&mut tx, Some(run.window)).await?;
         let begun = match acquire(&mut tx, run).await? {
             Ok(fence) => {
+                let ended = match run.trigger {
+                    Trigger::Backfill => end_overlapped(&mut tx, run.window).await?,
+                    Trigger::Routine => Vec::new(),
+                };
                 record(&mut tx, run, fence).await?;
-                Begun::Started(Lease { run_id: run.run_id.clone(), fence, ttl: run.lease_ttl })
+                Begun::Started(Lease { run_id: run.run_id.clone(), fence, ttl: run.lease_ttl }, ended)
             }
             // What was reaped stays so.
             Err(holder) => Begun::Busy(holder),
@@ -90,32 +120,90 @@ impl Db {
         Ok(known(&mut connection, requested_by, request_id).await?)
     }
 
-    /// Ends a run that could not go on, and gives its lease back: no takeover has to wait.
-    pub async fn fail_run(
+    /// Writes down how a run leaves its process, and gives its lease back: nobody has to wait.
+    /// False: the lease is another's by now, and so is the record.
+    pub async fn leave_run(
         &self,
         lease: &Lease,
-        reason: &str,
-        message: &str,
+        leaves: &Leaves<'_>,
         remaining_end: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut tx = self.control.begin().await?;
         // The lease first, in the order of a takeover: the other way round the two deadlock.
-        sqlx::query!("DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2", lease.run_id, lease.fence)
-            .execute(&mut *tx)
-            .await?;
+        let given_back = sqlx::query!(
+            "DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2",
+            lease.run_id,
+            lease.fence
+        )
+        .execute(&mut *tx)
+        .await?;
+        if given_back.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let (state, failure) = match leaves {
+            Leaves::Failed(failure) => (RunState::Failed, Some(failure)),
+            Leaves::Cancelled => (RunState::Cancelled, None),
+            Leaves::Waiting => (RunState::Pending, None),
+        };
         sqlx::query!(
-            "UPDATE rating_run SET state = 'failed', error_reason = $2, error_message = $3,
-                 remaining_end = $4, finished_at = clock_timestamp()
+            "UPDATE rating_run SET
+                 state = CASE WHEN $2 = 'pending' AND state = 'cancelling' THEN state ELSE $2 END,
+                 error_reason = $3, error_message = $4, refused_rollups = $5, remaining_end = $6,
+                 finished_at = CASE WHEN $2 <> 'pending' THEN clock_timestamp() END
              WHERE run_id = $1 AND finished_at IS NULL",
             lease.run_id,
-            reason,
-            message,
+            state.as_str(),
+            failure.map(|failure| failure.reason),
+            failure.map(|failure| failure.message),
+            failure.and_then(|failure| failure.refused_rollups),
             remaining_end
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await.map_err(error::at_commit)?;
+        Ok(true)
+    }
+
+    /// Asks a run to stop: it ends after the chunk in flight, or at once where no process runs
+    /// it. One that has ended stays as it is.
+    pub async fn cancel_run(&self, run_id: &str) -> Result<(), Error> {
+        let mut tx = self.control.begin().await?;
+        // A takeover decides under the gate, too.
+        sqlx::query!("SELECT pg_advisory_xact_lock($1)", GATE).execute(&mut *tx).await?;
+        sqlx::query!(
+            "UPDATE rating_run r SET
+                 state = CASE WHEN held THEN 'cancelling' ELSE 'cancelled' END,
+                 remaining_end = CASE WHEN held THEN remaining_end ELSE coalesce(remaining_end, window_end) END,
+                 finished_at = CASE WHEN held THEN NULL ELSE clock_timestamp() END
+             FROM (SELECT EXISTS (SELECT FROM rating_lease WHERE run_id = $1) AS held) lease
+             WHERE run_id = $1 AND finished_at IS NULL",
+            run_id
         )
         .execute(&mut *tx)
         .await?;
         tx.commit().await.map_err(error::at_commit)
     }
+
+    /// Stores the plan that a run keeps to, before its first commit.
+    pub async fn store_plan(&self, lease: &Lease, hours: &[HourHash]) -> Result<(), Error> {
+        let hours: Vec<Vec<u8>> = hours.iter().map(|hash| hash.to_vec()).collect();
+        let stored = sqlx::query!(
+            "UPDATE rating_run SET hour_hashes = $3 WHERE run_id = $1
+                 AND EXISTS (SELECT FROM rating_lease WHERE run_id = $1 AND fence = $2)",
+            lease.run_id,
+            lease.fence,
+            &hours
+        )
+        .execute(&self.pool)
+        .await?;
+        if stored.rows_affected() == 1 { Ok(()) } else { Err(Error::LeaseLost) }
+    }
+}
+
+async fn end_overlapped(connection: &mut PgConnection, window: Window) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_file_scalar!("src/store/sql/end_overlapped_runs.sql", window.start, window.end)
+        .fetch_all(connection)
+        .await
 }
 
 /// The lease's fence, or who holds one that overlaps. A holder that ends between the two
@@ -160,8 +248,9 @@ async fn record(connection: &mut PgConnection, run: &NewRun, fence: i64) -> Resu
     .await?;
     sqlx::query!(
         "INSERT INTO rating_run (run_id, window_start, window_end, trigger, rate_basis, state,
-             pricebook_digest, currency_code, fence, requested_by, request_id, request_hash, reason, started_at)
-         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7, $8, $9, $10, $11, $12, clock_timestamp())",
+             pricebook_digest, currency_code, fence, requested_by, request_id, request_hash, reason,
+             expected_plan_hash, started_at)
+         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp())",
         run.run_id,
         run.window.start,
         run.window.end,
@@ -173,7 +262,8 @@ async fn record(connection: &mut PgConnection, run: &NewRun, fence: i64) -> Resu
         run.requested_by,
         run.request_id,
         run.request_hash,
-        run.reason
+        run.reason,
+        run.expected_plan_hash
     )
     .execute(connection)
     .await?;

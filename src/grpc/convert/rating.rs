@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::time;
 use crate::domain::outcome::{Finding, FindingCode, Severity};
+use crate::domain::plan::CostChange;
 use crate::domain::run_state::RunState;
 use crate::domain::violation::Violation;
 use crate::domain::window::{Asked, RateBasis, Trigger, Window};
@@ -12,18 +13,8 @@ use crate::service::Error;
 use crate::service::rate_window::RateRequest;
 use crate::service::report::Report;
 
-/// A request, with the fields that later versions serve refused by name, never ignored.
+/// A request.
 pub fn rate_request(request: proto::RateWindowRequest) -> Result<RateRequest, Error> {
-    for (asked, field) in [
-        (request.dry_run, "dry_run"),
-        (!request.pricebook_yaml.is_empty(), "pricebook_yaml"),
-        (!request.expected_plan_hash.is_empty(), "expected_plan_hash"),
-        (request.detach, "detach"),
-    ] {
-        if asked {
-            return Err(Error::Unimplemented(field));
-        }
-    }
     let mut wrong = Vec::new();
     let asked = Asked {
         since: bound("since", request.since, &mut wrong),
@@ -36,9 +27,13 @@ pub fn rate_request(request: proto::RateWindowRequest) -> Result<RateRequest, Er
     }
     Ok(RateRequest {
         asked,
+        dry_run: request.dry_run,
+        pricebook_yaml: request.pricebook_yaml,
         expected_pricebook_digest: request.expected_pricebook_digest,
+        expected_plan_hash: request.expected_plan_hash,
         request_id: request.request_id,
         reason: request.reason,
+        detach: request.detach,
         requested_by: String::new(),
     })
 }
@@ -118,7 +113,7 @@ pub(super) fn result(report: Report) -> proto::RatingResult {
             RateBasis::Frozen => proto::RateBasis::Frozen.into(),
             RateBasis::Pricebook => proto::RateBasis::Pricebook.into(),
         },
-        dry_run: false,
+        dry_run: report.dry_run,
         events: counts.events,
         rated_events: counts.rated_events,
         unpriced_events: counts.unpriced_events,
@@ -138,8 +133,19 @@ pub(super) fn result(report: Report) -> proto::RatingResult {
         plan_hash: report.plan_hash,
         clamped_events: counts.clamped_events,
         shrunk_rollups: counts.shrunk_rollups,
-        changes_by_model: Vec::new(),
-        changes_by_auth_id: Vec::new(),
+        changes_by_model: report.changes_by_model.into_iter().map(cost_change).collect(),
+        changes_by_auth_id: report.changes_by_auth_id.into_iter().map(cost_change).collect(),
+    }
+}
+
+fn cost_change(change: CostChange) -> proto::CostChange {
+    proto::CostChange {
+        name: change.name,
+        previous_cost: change.previous_cost.to_string(),
+        total_cost: change.total_cost.to_string(),
+        inserted_rollups: change.inserted_rollups,
+        updated_rollups: change.updated_rollups,
+        reconciled_deletions: change.reconciled_deletions,
     }
 }
 
@@ -166,6 +172,7 @@ fn finding(finding: Finding) -> proto::Finding {
         FindingCode::ClampedEvents => proto::FindingCode::ClampedEvents,
         FindingCode::ShrunkRollups => proto::FindingCode::ShrunkRollups,
         FindingCode::UnexplainedRollups => proto::FindingCode::UnexplainedRollups,
+        FindingCode::DecreaseRefused => proto::FindingCode::DecreaseRefused,
     };
     proto::Finding {
         code: code.into(),

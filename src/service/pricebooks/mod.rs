@@ -4,6 +4,7 @@
 //! not valid never replaces what is loaded: it is [`Pricebooks::refused`], said once in the
 //! log, and seen in health and metrics until the file is good again.
 
+mod candidate;
 mod get;
 mod validate;
 mod watch;

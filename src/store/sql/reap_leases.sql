@@ -1,6 +1,6 @@
--- Takes expired leases away, and fails their runs in the same breath (R8): the process that held
--- one is gone or too late, and a run never stays RUNNING for ever. SKIP LOCKED leaves alone a
--- lease whose holder is in the middle of a chunk: its row is locked until that commits.
+-- Takes expired leases away (R8): the process that held one is gone or too late. Its run waits
+-- for another process, in the same breath: none is RUNNING without one. SKIP LOCKED leaves alone
+-- a lease whose holder is in the middle of a chunk: its row is locked until that commits.
 WITH expired AS (
     SELECT run_id FROM rating_lease
     WHERE expires_at <= clock_timestamp() AND ($1::tstzrange IS NULL OR during && $1)
@@ -11,9 +11,9 @@ gone AS (
     RETURNING l.run_id, upper(l.during) AS remaining_end
 )
 UPDATE rating_run r
-SET state = 'failed', error_reason = 'LEASE_LOST', remaining_end = g.remaining_end,
-    error_message = 'its lease ended without a sign of life; run the remaining hours again',
-    finished_at = clock_timestamp()
+SET state = CASE r.state WHEN 'cancelling' THEN r.state ELSE 'pending' END,
+    -- Where it stands is where it stood when the last process took it over.
+    fruitless_takeovers = CASE WHEN r.remaining_end = g.remaining_end THEN r.fruitless_takeovers + 1 ELSE 0 END,
+    remaining_end = g.remaining_end
 FROM gone g
 WHERE r.run_id = g.run_id AND r.finished_at IS NULL
-RETURNING r.run_id

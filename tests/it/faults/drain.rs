@@ -1,4 +1,4 @@
-//! SIGTERM: no new calls, the chunk in flight commits, the run ends with its hours left, and
+//! SIGTERM: no new calls, the chunk in flight commits, the run goes on in another process, and
 //! the process is gone within its limit, whoever holds a connection open.
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const SLOW: &str = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
     CREATE TRIGGER slow BEFORE INSERT ON rated_usage FOR EACH STATEMENT EXECUTE FUNCTION slow()";
 
 #[tokio::test]
-async fn a_stop_lets_the_chunk_in_flight_commit_and_ends_the_run_with_its_hours_left() {
+async fn a_stop_lets_the_chunk_in_flight_commit_and_hands_the_run_over() {
     let stage = Stage::new().await;
     stage.fill("e", 0, 48, 5).await;
     stage.sql(SLOW).await;
@@ -40,14 +40,21 @@ async fn a_stop_lets_the_chunk_in_flight_commit_and_ends_the_run_with_its_hours_
     let committed = stage.number(chunks).await;
     assert!((3..48).contains(&committed));
     assert_eq!(refused.metadata["hours_committed"], committed.to_string());
-    let sql = "SELECT state, error_reason,
+    let sql = "SELECT state, error_reason IS NULL AS unfailed,
             (extract(epoch FROM remaining_end - window_start) / 3600)::bigint AS left FROM rating_run";
     let row = sqlx::query(sql).fetch_one(&stage.pool).await.unwrap();
-    assert_eq!(row.get::<String, _>("state"), "failed");
-    assert_eq!(row.get::<String, _>("error_reason"), "SHUTTING_DOWN");
+    assert_eq!((row.get::<String, _>("state").as_str(), row.get::<bool, _>("unfailed")), ("pending", true));
     assert_eq!(row.get::<i64, _>("left"), 48 - committed);
     assert_eq!(stage.number("SELECT count(*) FROM rating_lease").await, 0, "given back");
     assert_no_panic(&service);
+
+    // The next process goes on with it, without being asked.
+    let next = stage.service(&["--chunk-hours", "1"]).await;
+    let succeeded = "SELECT count(*) FROM rating_run WHERE state = 'succeeded'";
+    until("the run is done", SOON, async || stage.number(succeeded).await == 1).await;
+    assert_eq!(stage.number(chunks).await, 48);
+    assert_eq!(stage.mismatches().await, 0);
+    assert_no_panic(&next);
 }
 
 /// Runs that wait for their turn do not begin a chunk once the service stops.

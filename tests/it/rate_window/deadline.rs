@@ -95,6 +95,6 @@ async fn a_service_that_is_stopped_commits_the_chunk_in_hand_and_says_what_is_le
     assert_eq!(rig.costs().await, [("11".to_string(), "0.00045".to_string())]);
     assert_eq!(
         (rig.run(&failure.metadata["run"]).await.0.as_str(), rig.count("rating_lease").await),
-        ("failed", 0)
+        ("pending", 0)
     );
 }

@@ -1,0 +1,188 @@
+//! The work itself: chunks, newest first, some of them side by side. A chunk costs what its
+//! events cost: which hours are next is known here, and nothing is read again to find out.
+
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, SemaphorePermit};
+
+use super::Execution;
+use super::survey::Limits;
+use crate::domain::money::Money;
+use crate::domain::outcome::Counts;
+use crate::domain::window::Window;
+use crate::service::Error;
+use crate::service::rate_window::Rater;
+use crate::store::{self, Rated, Rules};
+
+/// What is committed, by whichever process.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Done {
+    pub counts: Counts,
+    /// What deleted and shrunk rollups lost.
+    pub lost_cost: Money,
+}
+
+impl Done {
+    /// With a chunk, or a survey, on top.
+    pub fn with(&self, counts: &Counts, lost_cost: Money) -> Result<Done, Error> {
+        let too_large = |_| Error::Store(store::Error::CostOutOfRange);
+        Ok(Done {
+            counts: self.counts.plus(counts).map_err(too_large)?,
+            lost_cost: self.lost_cost.plus(lost_cost).map_err(too_large)?,
+        })
+    }
+}
+
+/// Which chunks are done, which are in flight, and which nobody has begun.
+pub(super) struct Tracker {
+    window: Window,
+    /// Newest first.
+    chunks: Vec<Window>,
+    next: usize,
+    in_flight: Vec<Window>,
+    done: Done,
+    halted: bool,
+}
+
+impl Tracker {
+    pub fn new(window: Window, chunks: Vec<Window>, done: Done) -> Tracker {
+        Tracker { window, chunks, next: 0, in_flight: Vec::new(), done, halted: false }
+    }
+
+    /// Those that nobody has begun.
+    pub fn waiting(&self) -> &[Window] {
+        &self.chunks[self.next..]
+    }
+
+    pub fn done(&self) -> &Done {
+        &self.done
+    }
+
+    /// Hours committed; what is left may lie between them.
+    pub fn hours_done(&self) -> i64 {
+        let undone = self.waiting().iter().chain(&self.in_flight);
+        self.window.hour_count() - undone.map(|chunk| chunk.hour_count()).sum::<i64>()
+    }
+
+    fn begin(&mut self) -> Option<Window> {
+        let chunk = self.waiting().first().copied().filter(|_| !self.halted)?;
+        self.next += 1;
+        self.in_flight.push(chunk);
+        Some(chunk)
+    }
+
+    /// From the window's start to the end of the newest hour that is not committed.
+    pub fn left(&self) -> Option<Window> {
+        self.left_without(None)
+    }
+
+    fn left_without(&self, chunk: Option<Window>) -> Option<Window> {
+        let undone = self.in_flight.iter().chain(self.waiting().first());
+        let end = undone.filter(|other| chunk != Some(**other)).map(|other| other.end).max()?;
+        Some(Window { start: self.window.start, end })
+    }
+
+    fn commit(&mut self, chunk: Window, done: Done) {
+        self.in_flight.retain(|other| *other != chunk);
+        self.done = done;
+    }
+}
+
+impl Execution<'_> {
+    pub(super) async fn work(&self, tracker: &Mutex<Tracker>) -> Result<(), Error> {
+        let limits = {
+            let tracker = tracker.lock().await;
+            self.survey(tracker.waiting(), tracker.done()).await?
+        };
+        let workers = self.rater.config.parallel.get();
+        let results = join_all((0..workers).map(|_| self.work_through(tracker, &limits))).await;
+        results.into_iter().collect()
+    }
+
+    /// One after the other, until there is none left or one of them fails.
+    async fn work_through(&self, tracker: &Mutex<Tracker>, limits: &Limits) -> Result<(), Error> {
+        loop {
+            let Some(chunk) = tracker.lock().await.begin() else { return Ok(()) };
+            if let Err(error) = self.rate_chunk(chunk, tracker, limits).await {
+                // Those in flight still commit; no other begins.
+                tracker.lock().await.halted = true;
+                return Err(error);
+            }
+        }
+    }
+
+    async fn rate_chunk(
+        &self,
+        chunk: Window,
+        tracker: &Mutex<Tracker>,
+        limits: &Limits,
+    ) -> Result<(), Error> {
+        let _slot = self.rater.slot().await?;
+        let mut open = self.rater.db.begin_chunk(&self.lease, chunk, self.rater.config.chunk_timeout).await?;
+        let rated = open.rate(self.rules(), limits.wanted()).await?;
+        limits.check_plan(chunk, &rated.hour_hashes)?;
+        // One S3 at a time, so that each knows what the others have left.
+        let mut tracker = tracker.lock().await;
+        let done = tracker.done.with(&rated.counts, rated.lost_cost)?;
+        limits.check_decrease(&done)?;
+        open.commit(&rated, tracker.left_without(Some(chunk))).await?;
+        tracker.commit(chunk, done);
+        self.tell_chunk(chunk, &rated);
+        Ok(())
+    }
+
+    pub(super) fn rules(&self) -> Rules<'_> {
+        Rules { book: self.book, trigger: self.run.trigger, basis: self.run.basis }
+    }
+
+    fn tell_chunk(&self, chunk: Window, rated: &Rated) {
+        tracing::debug!(
+            run_id = self.run.run_id,
+            since = %crate::service::rfc3339(chunk.start),
+            until = %crate::service::rfc3339(chunk.end),
+            events = rated.counts.events,
+            rollups = rated.counts.rollups(),
+            "chunk committed"
+        );
+    }
+}
+
+impl Rater {
+    /// A turn for one chunk, in the order of asking: between its chunks a run lets others go
+    /// first. A stop comes before: what waits must not begin when the service ends.
+    pub(in crate::service) async fn slot(&self) -> Result<SemaphorePermit<'_>, Error> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Error::ShuttingDown),
+            slot = self.chunks.acquire() => slot.map_err(|_| Error::ShuttingDown),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta, Utc};
+
+    use super::*;
+
+    fn hours(start: i64, end: i64) -> Window {
+        let zero: DateTime<Utc> = "2026-06-01T00:00:00Z".parse().expect("a time");
+        Window { start: zero + TimeDelta::hours(start), end: zero + TimeDelta::hours(end) }
+    }
+
+    #[test]
+    fn what_is_left_reaches_to_the_newest_hour_that_is_not_committed() {
+        let chunks = vec![hours(6, 8), hours(4, 6), hours(0, 2)];
+        let mut tracker = Tracker::new(hours(0, 8), chunks, Done::default());
+        assert_eq!((tracker.left(), tracker.hours_done()), (Some(hours(0, 8)), 2));
+        let (first, second) = (tracker.begin().expect("one"), tracker.begin().expect("another"));
+        tracker.commit(second, Done::default());
+        assert_eq!((tracker.left(), tracker.hours_done()), (Some(hours(0, 8)), 4));
+        assert_eq!(tracker.left_without(Some(first)), Some(hours(0, 2)));
+        tracker.commit(first, Done::default());
+        let last = tracker.begin().expect("the last");
+        assert_eq!((tracker.left(), tracker.left_without(Some(last))), (Some(hours(0, 2)), None));
+        tracker.halted = true;
+        assert_eq!(tracker.begin(), None);
+        assert_eq!((tracker.left(), tracker.hours_done()), (Some(hours(0, 2)), 6));
+    }
+}

@@ -1,0 +1,93 @@
+//! What a run says, and where: the log and the metrics. R9: both follow the findings, and so do
+//! the response and the exit code.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use super::RunSpec;
+use crate::domain::outcome::Severity;
+use crate::domain::pricebook::Pricebook;
+use crate::metrics::{Metrics, RunEvents};
+use crate::service::error::{Error, FailureReason, RunFailure};
+use crate::service::report::Report;
+use crate::service::rfc3339;
+
+pub(super) fn tell_start(run: &RunSpec, book: &Pricebook, chunks_before: usize) {
+    tracing::info!(
+        run_id = run.run_id,
+        since = %rfc3339(run.window.start),
+        until = %rfc3339(run.window.end),
+        trigger = run.trigger.as_str(),
+        rate_basis = run.basis.as_str(),
+        pricebook_digest = book.digest(),
+        plan_hash = run.plan_hash,
+        chunks_before,
+        "run started"
+    );
+}
+
+/// What a run found, all of it: whoever ends it says so, once.
+pub(in crate::service) fn tell_report(metrics: &Metrics, report: &Report) {
+    let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
+    let events = RunEvents {
+        rated: counts.rated_events,
+        unpriced: counts.unpriced_events,
+        unattributable: counts.unattributable_events,
+        ambiguous_base: counts.ambiguous_base_events,
+        malformed: counts.malformed_events,
+    };
+    metrics.run_events(trigger, events);
+    for finding in &report.findings {
+        let (code, severity) = (finding.code.as_str(), finding.severity.as_str());
+        metrics.finding(code, severity, trigger, finding.count);
+        let (count, message) = (finding.count, &finding.message);
+        match finding.severity {
+            Severity::Error => tracing::error!(run_id, trigger, code, count, message),
+            Severity::Warning => tracing::warn!(run_id, trigger, code, count, message),
+            Severity::Info => tracing::info!(run_id, trigger, code, count, message),
+        }
+    }
+}
+
+pub(in crate::service) fn count_end(metrics: &Metrics, report: &Report, took: Duration) {
+    let now = chrono::Utc::now().timestamp();
+    metrics.run_finished(report.trigger.as_str(), report.state.as_str(), took, now);
+}
+
+pub(super) fn tell_success(report: &Report, took: Duration) {
+    let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
+    tracing::info!(
+        run_id,
+        trigger,
+        events = counts.events,
+        rated_events = counts.rated_events,
+        inserted = counts.inserted_rollups,
+        updated = counts.updated_rollups,
+        unchanged = counts.unchanged_rollups,
+        deleted = counts.reconciled_deletions,
+        previous_cost = %counts.previous_cost,
+        total_cost = %counts.total_cost,
+        currency = report.currency,
+        milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "run succeeded"
+    );
+}
+
+/// The run leaves this process; the error's own text stays here.
+pub(super) fn tell_leave(error: &Error, failure: &RunFailure) {
+    let (run_id, reason, hours) = (&failure.run_id, failure.reason.as_str(), failure.hours_committed);
+    match failure.reason {
+        FailureReason::ShuttingDown => {
+            tracing::info!(
+                run_id,
+                hours_committed = hours,
+                "the service stops; another process goes on with the run"
+            );
+        }
+        FailureReason::RunCancelled => tracing::info!(run_id, hours_committed = hours, "run cancelled"),
+        _ => {
+            let source = error.source().map(|source| format!("{source:?}")).unwrap_or_default();
+            tracing::error!(run_id, reason, error = %error, source, hours_committed = hours, "run failed");
+        }
+    }
+}
