@@ -79,6 +79,15 @@ pub fn run_continues(run_id: Option<String>) -> Status {
     }
 }
 
+/// The caller's deadline passed first, and nothing goes on.
+pub fn deadline_passed() -> Status {
+    Status::with_error_details(
+        Code::DeadlineExceeded,
+        "the deadline passed first; allow more time, or ask for a shorter window",
+        info("DEADLINE_PASSED", &[]),
+    )
+}
+
 /// An RPC of the contract that this version does not serve yet.
 pub fn unimplemented(rpc: &'static str) -> Status {
     Status::new(Code::Unimplemented, format!("{rpc} is not served by this version"))

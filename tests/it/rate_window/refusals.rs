@@ -101,11 +101,6 @@ async fn what_is_not_served_yet_is_unimplemented_by_name_never_ignored() {
         assert_eq!((failure.code, failure.metadata["field"].as_str()), ("UNIMPLEMENTED", field));
         assert!(failure.message.contains(field), "{failure}");
     }
-    let against = Some(Window { start: Some(timestamp(&hour(10))), end: Some(timestamp(&hour(11))) });
-    let request = ValidatePricebookRequest { pricebook_yaml: BOOK.into(), against };
-    let status = rig.client().validate_pricebook(request).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unimplemented);
-    assert!(status.message().contains("against"), "{status}");
     assert_eq!((rig.rows().await.len(), rig.count("rating_run").await), (0, 0));
 }
 
