@@ -1,6 +1,7 @@
 //! The rules of rating, pure: no I/O, no clock, no async. It imports nothing of ours.
 
 pub mod event;
+pub mod impact;
 pub mod money;
 pub mod outcome;
 pub mod plan;

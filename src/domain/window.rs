@@ -1,6 +1,8 @@
 //! Windows of whole UTC hours (R14), and which window, trigger and basis a request gets: the
 //! one table that every way in goes through. Only closed hours are rated (R15).
 
+use std::cmp::Ordering;
+
 use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
 
 use super::violation::Violation;
@@ -14,7 +16,22 @@ pub struct Window {
     pub end: DateTime<Utc>,
 }
 
+/// An end of a window as a request gives it, by the name of its field.
+pub type End = (&'static str, Option<DateTime<Utc>>);
+
 impl Window {
+    /// The window between two ends that a request has to give, or everything wrong with them.
+    pub fn between(start: End, end: End) -> Result<Window, Vec<Violation>> {
+        let missing = [start, end].into_iter().filter(|(_, time)| time.is_none());
+        let message = "must be set: a full UTC hour, such as 2026-06-01T14:00:00Z";
+        let mut wrong: Vec<_> = missing.map(|(field, _)| Violation::new(field, "MISSING", message)).collect();
+        wrong.extend(check_ends(start, end));
+        match (start.1, end.1) {
+            (Some(start), Some(end)) if wrong.is_empty() => Ok(Window { start, end }),
+            _ => Err(wrong),
+        }
+    }
+
     /// The window as its hours' starts, oldest first.
     pub fn hours(self) -> impl Iterator<Item = DateTime<Utc>> {
         (0..self.hour_count()).map(move |n| self.start + TimeDelta::hours(n))
@@ -156,13 +173,7 @@ fn floor_hour(time: DateTime<Utc>) -> DateTime<Utc> {
 
 /// The one table: which window, trigger and basis a request gets.
 pub fn decide(asked: Asked, closing_limit: DateTime<Utc>, trailing_hours: u32) -> Result<Decided, Refused> {
-    let mut wrong = Vec::new();
-    for (field, bound) in [("since", asked.since), ("until", asked.until)] {
-        wrong.extend(bound.and_then(|time| check_bound(field, time)));
-    }
-    if let (Some(since), Some(until)) = (asked.since, asked.until) {
-        wrong.extend(check_order(since, until));
-    }
+    let mut wrong = check_ends(("since", asked.since), ("until", asked.until));
     let explicit = asked.since.is_some() || asked.until.is_some();
     if asked.trigger == Some(Trigger::Backfill) && !explicit {
         wrong.push(Violation::new(
@@ -190,6 +201,16 @@ pub fn decide(asked: Asked, closing_limit: DateTime<Utc>, trailing_hours: u32) -
     Ok(Decided { window, trigger, basis })
 }
 
+/// What is wrong with the ends that are there.
+fn check_ends(start: End, end: End) -> Vec<Violation> {
+    let there = [start, end].into_iter().filter_map(|(field, time)| Some((field, time?)));
+    let mut wrong: Vec<_> = there.filter_map(|(field, time)| check_bound(field, time)).collect();
+    if let (Some(first), Some(last)) = (start.1, end.1) {
+        wrong.extend(check_order(start.0, end.0, first.cmp(&last)));
+    }
+    wrong
+}
+
 fn check_bound(field: &'static str, time: DateTime<Utc>) -> Option<Violation> {
     // The end of the last hour of 9999 lies outside what a timestamp on the wire can say.
     if !(1..=9999).contains(&time.year()) {
@@ -200,16 +221,13 @@ fn check_bound(field: &'static str, time: DateTime<Utc>) -> Option<Violation> {
     })
 }
 
-fn check_order(since: DateTime<Utc>, until: DateTime<Utc>) -> Option<Violation> {
-    match since.cmp(&until) {
-        std::cmp::Ordering::Less => None,
-        std::cmp::Ordering::Equal => {
-            Some(Violation::new("until", "EMPTY", "the window is empty: until must lie after since"))
-        }
-        std::cmp::Ordering::Greater => {
-            Some(Violation::new("until", "INVERTED", "the window is inverted: until must lie after since"))
-        }
-    }
+fn check_order(start: &str, end: &'static str, order: Ordering) -> Option<Violation> {
+    let (reason, what) = match order {
+        Ordering::Less => return None,
+        Ordering::Equal => ("EMPTY", "empty"),
+        Ordering::Greater => ("INVERTED", "inverted"),
+    };
+    Some(Violation::new(end, reason, format!("the window is {what}: {end} must lie after {start}")))
 }
 
 fn place(asked: Asked, closing_limit: DateTime<Utc>, trailing: TimeDelta) -> Result<Window, Refused> {
@@ -308,6 +326,25 @@ mod tests {
             reasons(asked(whole, "+10000-01-01T00:00:00Z", None)),
             [("until".to_owned(), "OUT_OF_RANGE")]
         );
+    }
+
+    #[test]
+    fn a_window_that_must_be_given_names_all_that_is_wrong_with_it() {
+        let window = |start: &str, end: &str| {
+            let time = |text: &str| (!text.is_empty()).then(|| at(text));
+            let between = Window::between(("w.start", time(start)), ("w.end", time(end)));
+            between.map_err(|wrong| wrong.into_iter().map(|v| (v.field, v.reason)).collect::<Vec<_>>())
+        };
+        let (three, four) = ("2026-06-01T03:00:00Z", "2026-06-01T04:00:00Z");
+        assert_eq!(window(three, four), Ok(Window { start: at(three), end: at(four) }));
+        let (start, end) = ("w.start".to_owned(), "w.end".to_owned());
+        assert_eq!(window("", ""), Err(vec![(start.clone(), "MISSING"), (end.clone(), "MISSING")]));
+        assert_eq!(
+            window("2026-06-01T03:00:01Z", ""),
+            Err(vec![(end.clone(), "MISSING"), (start, "OFF_THE_HOUR")])
+        );
+        assert_eq!(window(four, three), Err(vec![(end.clone(), "INVERTED")]));
+        assert_eq!(window(four, four), Err(vec![(end, "EMPTY")]));
     }
 
     #[test]

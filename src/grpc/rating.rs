@@ -7,10 +7,9 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{pricebook, rating, usage};
 use super::deadline::patience;
-use super::status::{run_continues, status, unimplemented};
+use super::status::{deadline_passed, run_continues, status, unimplemented};
 use crate::proto::rating_service_server::RatingService;
 use crate::proto::*;
-use crate::service::pricebooks::Candidate;
 use crate::service::rate_window::Rater;
 use crate::service::read_usage::read_usage;
 
@@ -57,11 +56,16 @@ impl RatingService for Rating {
         &self,
         request: Request<ValidatePricebookRequest>,
     ) -> Result<Response<ValidatePricebookResponse>, Status> {
-        let request = request.into_inner();
-        let against_traffic = request.against.is_some();
-        let candidate = Candidate { yaml: request.pricebook_yaml, against_traffic };
-        let validation = self.rater.pricebooks.validate(candidate).await.map_err(status)?;
-        Ok(Response::new(pricebook::validation(&validation)))
+        let patience = patience(request.metadata());
+        let candidate = pricebook::candidate(request.into_inner()).map_err(status)?;
+        let validating = self.rater.validate_pricebook(candidate);
+        let validation = match patience {
+            None => validating.await,
+            Some(patience) => {
+                tokio::time::timeout(patience, validating).await.map_err(|_| deadline_passed())?
+            }
+        };
+        validation.map(|found| Response::new(pricebook::validation(&found))).map_err(status)
     }
 
     async fn get_pricebook(

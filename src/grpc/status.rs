@@ -30,9 +30,6 @@ pub fn status(error: Error) -> Status {
     let message = text::cut(&error.to_string(), MAX_MESSAGE_BYTES).to_owned();
     let (code, details) = match error {
         Error::Invalid(violations) => (Code::InvalidArgument, bad_request(violations)),
-        Error::Unimplemented(field) => {
-            (Code::Unimplemented, info("FIELD_NOT_SUPPORTED", &[("field", field.into())]))
-        }
         Error::EventConflict(violations) => {
             let mut details = bad_request(violations);
             details.set_error_info("EVENT_CONFLICT", DOMAIN, HashMap::new());
@@ -85,6 +82,15 @@ pub fn run_continues(run_id: Option<String>) -> Status {
             "the deadline passed and nothing was begun, or a dry run was not done; try again with a longer one",
         ),
     }
+}
+
+/// The caller's deadline passed first, and nothing goes on.
+pub fn deadline_passed() -> Status {
+    Status::with_error_details(
+        Code::DeadlineExceeded,
+        "the deadline passed first; allow more time, or ask for a shorter window",
+        info("DEADLINE_PASSED", &[]),
+    )
 }
 
 /// An RPC of the contract that this version does not serve yet.

@@ -15,9 +15,6 @@ pub enum Error {
     /// The request is wrong in itself; every violation at once.
     #[error("{}", summary(.0))]
     Invalid(Vec<Violation>),
-    /// A field that this version does not serve, named instead of ignored.
-    #[error("{0} is not supported by this version; leave it unset")]
-    Unimplemented(&'static str),
     /// Events whose ids are known with other content.
     #[error("{}", summary(.0))]
     EventConflict(Vec<Violation>),
@@ -208,7 +205,6 @@ impl From<&Error> for FailureReason {
             Error::Store(store::Error::Inconsistent(_) | store::Error::Internal(_))
             | Error::Internal
             | Error::Invalid(_)
-            | Error::Unimplemented(_)
             | Error::EventConflict(_)
             | Error::Overloaded
             | Error::WindowBusy { .. }

@@ -23,7 +23,7 @@ pub use detached::detached;
 pub use error::Error;
 pub use lease::{Holder, Lease};
 pub use rated_usage::{UsageFilter, UsageKey, UsageRow};
-pub use rating_statement::{ModelTraffic, Rated, Rules, Wanted};
+pub use rating_statement::{Rated, Rules, Wanted};
 pub use run::{Begun, Failure, Known, Leaves, NewRun};
 pub use run_record::{RunFilter, RunKey, RunRecord};
 pub use takeover::{Legacy, Taken};

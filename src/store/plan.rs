@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::rating_statement::{self, Rated, Rules, Wanted};
 use super::{Db, Error, chunk};
+use crate::domain::impact::Traffic;
+use crate::domain::pricebook::Pricebook;
 use crate::domain::window::Window;
 
 /// A plan holds nothing that others wait for; its session is not ended for being slow.
@@ -24,5 +26,21 @@ impl Db {
         let rated = rating_statement::execute(&mut tx, window, rules, None, wanted).await?;
         tx.rollback().await?;
         Ok(rated)
+    }
+
+    /// What the events of a chunk cost at each of two books, whatever is held of its hours. Both
+    /// see the same events: one that arrives in between would look like a difference of the books.
+    pub async fn traffic(
+        &self,
+        window: Window,
+        books: [&Pricebook; 2],
+        statement_timeout: Duration,
+    ) -> Result<[Traffic; 2], Error> {
+        let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+        chunk::prepare(&mut tx, IDLE_LIMIT, statement_timeout).await?;
+        let first = rating_statement::traffic(&mut tx, window, books[0]).await?;
+        let second = rating_statement::traffic(&mut tx, window, books[1]).await?;
+        tx.rollback().await?;
+        Ok([first, second])
     }
 }

@@ -1,5 +1,6 @@
 //! Calling the rating statement, `sql/rate_chunk.sql` (S2): by a chunk, which writes, and by a
-//! plan, which is told not to. What it returns is checked here, before anyone believes it.
+//! plan, which is told not to. What it returns is checked here, before anyone believes it. The
+//! price of traffic is a plan, too, but of the events alone: what is held has no say in it.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -8,6 +9,7 @@ use uuid::Uuid;
 
 use super::Error;
 use super::counts::{counts, money};
+use crate::domain::impact::{ModelTraffic, Traffic};
 use crate::domain::money::Money;
 use crate::domain::outcome::Counts;
 use crate::domain::plan::{CostChange, HourHash};
@@ -59,19 +61,6 @@ pub struct Rated {
     pub traffic: Vec<ModelTraffic>,
 }
 
-/// The events of one model, as a pricebook prices them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelTraffic {
-    /// The model.
-    pub model_id: String,
-    /// Its events that name somebody to bill.
-    pub events: i64,
-    /// Those of them without a rate.
-    pub unpriced_events: i64,
-    /// Base models that they were priced through.
-    pub base_models: Vec<String>,
-}
-
 #[derive(Debug, serde::Deserialize)]
 struct CostRow {
     name: String,
@@ -117,6 +106,55 @@ impl RateColumns {
     }
 }
 
+/// The row that the statement returns.
+struct Row {
+    events: i64,
+    rated_events: i64,
+    unpriced_events: i64,
+    unattributable_events: i64,
+    ambiguous_base_events: i64,
+    malformed_events: i64,
+    clamped_events: i64,
+    inserted_rollups: i64,
+    updated_rollups: i64,
+    unchanged_rollups: i64,
+    reconciled_deletions: i64,
+    shrunk_rollups: i64,
+    rate_drift_rollups: i64,
+    unexplained_rollups: i64,
+    previous_cost: String,
+    total_cost: String,
+    rows_inserted: i64,
+    rows_updated: i64,
+    rows_deleted: i64,
+    changes_recorded: i64,
+    lost_cost: String,
+    highest_fence: Option<i64>,
+    foreign_currency: Option<String>,
+    hour_hashes: Option<Vec<Vec<u8>>>,
+    by_model: Option<Json<Vec<CostRow>>>,
+    by_auth_id: Option<Json<Vec<CostRow>>>,
+    traffic: Option<Json<Vec<TrafficRow>>>,
+}
+
+impl Row {
+    fn written(&self) -> [i64; 3] {
+        [self.rows_inserted, self.rows_updated, self.rows_deleted]
+    }
+
+    fn planned(&self) -> [i64; 3] {
+        [self.inserted_rollups, self.updated_rollups, self.reconciled_deletions]
+    }
+
+    /// What is asked not to write must not.
+    fn check_unwritten(&self) -> Result<(), Error> {
+        if self.written() != [0; 3] || self.changes_recorded != 0 {
+            return Err(Error::Inconsistent("a plan wrote"));
+        }
+        Ok(())
+    }
+}
+
 /// Rates the hours of a chunk; without a writer nothing is written. Refuses rows of another
 /// currency (R13), and, with a writer, a table that a higher fence has written (R8).
 pub(super) async fn execute(
@@ -126,11 +164,62 @@ pub(super) async fn execute(
     writer: Option<&Writer>,
     wanted: Wanted,
 ) -> Result<Rated, Error> {
+    let row = ask(connection, window, rules, writer, wanted).await?;
+    if let Some(currency) = row.foreign_currency {
+        return Err(Error::ForeignCurrency(currency));
+    }
+    if let Some(writer) = writer {
+        if row.highest_fence.is_some_and(|fence| fence > writer.fence) {
+            return Err(Error::HigherFence);
+        }
+        if row.written() != row.planned() || row.written().iter().sum::<i64>() != row.changes_recorded {
+            return Err(Error::Inconsistent("rated_usage was written by something else meanwhile"));
+        }
+    } else {
+        row.check_unwritten()?;
+    }
+    let counts = conserved(counts!(row))?;
+    Ok(Rated {
+        counts,
+        lost_cost: money(&row.lost_cost)?,
+        hour_hashes: hour_hashes(row.hour_hashes.unwrap_or_default())?,
+        by_model: cost_changes(row.by_model)?,
+        by_auth_id: cost_changes(row.by_auth_id)?,
+        traffic: models(row.traffic),
+    })
+}
+
+/// What the events of a chunk cost at a book, whatever is held: in which currency, at which
+/// rates and by whom. Nothing is written.
+pub(super) async fn traffic(
+    connection: &mut PgConnection,
+    window: Window,
+    book: &Pricebook,
+) -> Result<Traffic, Error> {
+    // With these, no row that is held keeps its rates or its cost.
+    let rules = Rules { book, trigger: Trigger::Backfill, basis: RateBasis::Pricebook };
+    let wanted = Wanted { hashes: false, details: true };
+    let mut row = ask(connection, window, rules, None, wanted).await?;
+    row.check_unwritten()?;
+    // The only money of held rows among the counts; adopted rows may hold any.
+    row.previous_cost = Money::ZERO.to_string();
+    let counts = conserved(counts!(row))?;
+    Ok(Traffic { cost: counts.total_cost, models: models(row.traffic) })
+}
+
+async fn ask(
+    connection: &mut PgConnection,
+    window: Window,
+    rules: Rules<'_>,
+    writer: Option<&Writer>,
+    wanted: Wanted,
+) -> Result<Row, sqlx::Error> {
     let table = rules.book.rate_table(window.start, window.end);
     let direct = RateColumns::new(table.direct, window);
     let derived = RateColumns::new(table.derived, window);
     let hours: Vec<_> = window.hours().collect();
-    let row = sqlx::query_file!(
+    sqlx::query_file_as!(
+        Row,
         "src/store/sql/rate_chunk.sql",
         window.start,
         window.end,
@@ -159,36 +248,7 @@ pub(super) async fn execute(
         wanted.details
     )
     .fetch_one(connection)
-    .await?;
-    if let Some(currency) = row.foreign_currency {
-        return Err(Error::ForeignCurrency(currency));
-    }
-    let written = [row.rows_inserted, row.rows_updated, row.rows_deleted];
-    if let Some(writer) = writer {
-        if row.highest_fence.is_some_and(|fence| fence > writer.fence) {
-            return Err(Error::HigherFence);
-        }
-        if written != [row.inserted_rollups, row.updated_rollups, row.reconciled_deletions]
-            || written.iter().sum::<i64>() != row.changes_recorded
-        {
-            return Err(Error::Inconsistent("rated_usage was written by something else meanwhile"));
-        }
-    } else if written != [0; 3] || row.changes_recorded != 0 {
-        return Err(Error::Inconsistent("a plan wrote"));
-    }
-    let counts = counts!(row);
-    // R4, before anything is committed.
-    if !counts.conserved() {
-        return Err(Error::Inconsistent("R4: events in and events accounted for differ"));
-    }
-    Ok(Rated {
-        counts,
-        lost_cost: money(&row.lost_cost)?,
-        hour_hashes: hour_hashes(row.hour_hashes.unwrap_or_default())?,
-        by_model: cost_changes(row.by_model)?,
-        by_auth_id: cost_changes(row.by_auth_id)?,
-        traffic: row.traffic.map(|Json(rows)| rows).unwrap_or_default().into_iter().map(traffic).collect(),
-    })
+    .await
 }
 
 /// What the database gives as bytes is 32 of them.
@@ -211,11 +271,20 @@ fn cost_changes(rows: Option<Json<Vec<CostRow>>>) -> Result<Vec<CostChange>, Err
     rows.map(|Json(rows)| rows).unwrap_or_default().into_iter().map(change).collect()
 }
 
-fn traffic(row: TrafficRow) -> ModelTraffic {
-    ModelTraffic {
+/// R4, before anything is committed or believed.
+fn conserved(counts: Counts) -> Result<Counts, Error> {
+    match counts.conserved() {
+        true => Ok(counts),
+        false => Err(Error::Inconsistent("R4: events in and events accounted for differ")),
+    }
+}
+
+fn models(rows: Option<Json<Vec<TrafficRow>>>) -> Vec<ModelTraffic> {
+    let model = |row: TrafficRow| ModelTraffic {
         model_id: row.model,
         events: row.events,
         unpriced_events: row.unpriced_events,
         base_models: row.base_models,
-    }
+    };
+    rows.map(|Json(rows)| rows).unwrap_or_default().into_iter().map(model).collect()
 }

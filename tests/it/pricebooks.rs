@@ -1,5 +1,7 @@
 //! The pricebook's file: followed while the service runs, refused loudly where it is bad, and
-//! read back by digest.
+//! read back by digest; and what another one would change.
+
+mod impact;
 
 use std::fs;
 use std::io::{self, Seek};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use rater::domain::pricebook;
 use rater::metrics::Metrics;
 use rater::service::Error;
-use rater::service::pricebooks::{Candidate, LoadError, Pricebooks};
+use rater::service::pricebooks::{LoadError, Pricebooks};
 use rater::store::{Db, DbOptions};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -299,21 +301,14 @@ async fn what_is_no_digest_is_refused_at_its_field() {
 #[tokio::test]
 async fn a_candidate_is_told_from_the_pricebook_in_force() {
     let books = loaded(&book("1"));
-    let check = |yaml: String| books.validate(Candidate { yaml, against_traffic: false });
-    let same = check(book("1.0")).await.unwrap();
+    let check = async |yaml: String| books.check(yaml).await.validation;
+    let same = check(book("1.0")).await;
     assert_eq!((same.digest, same.changes), (Some(digest(&book("1"))), vec![]));
-    let dearer = check(book("2")).await.unwrap();
+    let dearer = check(book("2")).await;
     let change = &dearer.changes[0];
     let prompt = |rate: &Option<pricebook::ResolvedRate>| rate.as_ref().unwrap().rates.prompt.to_string();
     assert_eq!((prompt(&change.before), prompt(&change.after)), ("1".into(), "2".into()));
-    let bad = check(BAD.into()).await.unwrap();
+    let bad = check(BAD.into()).await;
     assert_eq!((bad.digest, bad.diagnostics.len(), bad.rates, bad.changes), (None, 2, vec![], vec![]));
     assert_eq!(books.current().book.digest(), digest(&book("1")));
-}
-
-#[tokio::test]
-async fn traffic_that_is_not_looked_at_is_not_looked_past() {
-    let books = loaded(&book("1"));
-    let refused = books.validate(Candidate { yaml: book("1"), against_traffic: true }).await;
-    assert!(matches!(refused, Err(Error::Unimplemented("against"))));
 }

@@ -4,7 +4,7 @@ use tokio::task::spawn_blocking;
 
 use super::Pricebooks;
 use super::watch::blocking;
-use crate::domain::pricebook::{self, Diagnostic, Pricebook};
+use crate::domain::pricebook::{self, Diagnostic, DiagnosticSeverity, Pricebook};
 use crate::domain::violation::Violation;
 use crate::service::Error;
 
@@ -21,6 +21,9 @@ impl Pricebooks {
 /// Its field is the place, as an editor takes it.
 fn violation(diagnostic: &Diagnostic) -> Violation {
     let Diagnostic { severity, code, message, line, column, .. } = diagnostic;
-    let field = format!("pricebook_yaml:{line}:{column}");
-    Violation::new(field, code, format!("{severity}: {message}"))
+    let message = match severity {
+        DiagnosticSeverity::Error => message.clone(),
+        DiagnosticSeverity::Warning => format!("(only a warning) {message}"),
+    };
+    Violation::new(format!("pricebook_yaml:{line}:{column}"), code, message)
 }

@@ -6,6 +6,7 @@
 
 mod candidate;
 mod get;
+mod impact;
 mod validate;
 mod watch;
 
@@ -22,12 +23,14 @@ use tokio::sync::Semaphore;
 use crate::domain::pricebook::{self, Diagnostic, DiagnosticSeverity, MAX_BYTES, Pricebook};
 use crate::metrics::Metrics;
 pub use get::Found;
-pub use validate::{Candidate, Validation};
+pub use validate::{Candidate, Checked, Validation};
 
 /// How many findings one line of the log repeats; `rater validate` has all of them.
 const MAX_LOGGED: usize = 20;
 /// How many pricebooks are checked at once for callers: a large one takes a core for a while.
 const MAX_CHECKS: usize = 2;
+/// How many of them are held against traffic at once; the others wait.
+const MAX_SCANS: usize = 2;
 
 /// A pricebook in force.
 #[derive(Debug)]
@@ -54,6 +57,7 @@ pub struct Pricebooks {
     loaded: ArcSwap<Loaded>,
     refused: ArcSwapOption<Refused>,
     checks: Semaphore,
+    scans: Semaphore,
 }
 
 /// Why the service has no pricebook to start with.
@@ -92,6 +96,7 @@ impl Pricebooks {
             loaded: ArcSwap::from_pointee(Loaded { book: Arc::new(book), loaded_at: Utc::now() }),
             refused: ArcSwapOption::empty(),
             checks: Semaphore::new(MAX_CHECKS),
+            scans: Semaphore::new(MAX_SCANS),
         })
     }
 

@@ -31,7 +31,7 @@ async fn a_cut_run(nth: u32, cut: Cut) {
     let stage = Stage::new().await;
     stage.fill("e", 0, 2, 30).await;
     let proxy = Proxy::to(&stage.url).await;
-    let arguments = ["--lease-ttl", "1s", "--chunk-hours", "1"];
+    let arguments = ["--lease-ttl", "2s", "--chunk-hours", "1"];
     let service = stage.service_over(&proxy.url(&stage.url), &arguments).await;
     proxy.cut(nth, cut);
     let answer = rate(&service, window(0, 2)).await;

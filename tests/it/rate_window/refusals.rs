@@ -89,17 +89,6 @@ async fn what_is_wrong_is_refused_by_the_name_of_its_field_and_leaves_nothing() 
 }
 
 #[tokio::test]
-async fn what_is_not_served_yet_is_unimplemented_by_name_never_ignored() {
-    let rig = Rig::with_events([event("a")]).await;
-    let against = Some(Window { start: Some(timestamp(&hour(10))), end: Some(timestamp(&hour(11))) });
-    let request = ValidatePricebookRequest { pricebook_yaml: BOOK.into(), against };
-    let status = rig.client().validate_pricebook(request).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unimplemented);
-    assert!(status.message().contains("against"), "{status}");
-    assert_eq!((rig.rows().await.len(), rig.count("rating_run").await), (0, 0));
-}
-
-#[tokio::test]
 async fn a_run_with_another_pricebook_than_expected_is_refused() {
     let rig = Rig::with_events([event("a")]).await;
     let book = rig.client().get_pricebook(GetPricebookRequest::default()).await.unwrap().into_inner();
