@@ -34,12 +34,11 @@ pub struct Rate {
     #[command(flatten)]
     client: ClientOptions,
     /// The window's start, on a UTC hour (RFC 3339); default: the trailing hours before its end.
-    /// A window makes the run a backfill, unless --trigger says otherwise, and so does the
-    /// variable
+    /// Setting it, also as RATER_SINCE, makes the run a backfill unless --trigger says routine
     #[arg(long, env = "RATER_SINCE", value_name = "TIME", value_parser = super::time::parse)]
     since: Option<DateTime<Utc>>,
-    /// The window's end, on a UTC hour; default: the last closed hour's. It makes the run a
-    /// backfill like --since
+    /// The window's end, on a UTC hour; default: the last closed hour's. Setting it
+    /// makes the run a backfill like --since
     #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = super::time::parse)]
     until: Option<DateTime<Utc>>,
     /// Why it runs; default: routine without --since and --until, else backfill
