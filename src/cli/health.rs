@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::client::ClientOptions;
-use super::fail;
+use super::{fail, print};
 use crate::grpc::client::health::serving;
 
 /// Ask a service whether it serves
@@ -28,14 +28,8 @@ impl Health {
             serving(channel, &self.service).await.map_err(|failure| failure.to_string())
         });
         match answer.await {
-            Ok(Ok(true)) => {
-                println!("SERVING");
-                ExitCode::SUCCESS
-            }
-            Ok(Ok(false)) => {
-                println!("NOT_SERVING");
-                ExitCode::FAILURE
-            }
+            Ok(Ok(true)) => print("SERVING\n", ExitCode::SUCCESS),
+            Ok(Ok(false)) => print("NOT_SERVING\n", ExitCode::FAILURE),
             Ok(Err(message)) => fail(&message),
             Err(_) => fail(&format!("no answer from {} within {:?}", self.client.server, self.timeout)),
         }

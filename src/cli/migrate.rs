@@ -4,10 +4,10 @@
 //! on standard error. The exit code is 0 or 1. A call that was cut off or refused half-way is
 //! simply repeated: it goes on where that one ended.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::database::{DatabaseOptions, one_line};
+use super::{fail, print};
 use crate::service::schema::{self, MigrationError, SchemaVersion, Status, Step, VERSION};
 use crate::store::Db;
 
@@ -36,16 +36,9 @@ pub enum Action {
 impl Migrate {
     /// Runs the command.
     pub async fn run(self) -> ExitCode {
-        // Who closes a pipe has read enough: writing to it fails for no one.
         match self.report().await {
-            Ok(text) => {
-                drop(io::stdout().lock().write_all(text.as_bytes()));
-                ExitCode::SUCCESS
-            }
-            Err(line) => {
-                drop(writeln!(io::stderr().lock(), "rater: {line}"));
-                ExitCode::FAILURE
-            }
+            Ok(text) => print(&text, ExitCode::SUCCESS),
+            Err(line) => fail(&line),
         }
     }
 

@@ -6,17 +6,22 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod client;
+pub mod console;
 pub mod database;
 pub mod duration;
 pub mod events;
+pub mod follow;
 pub mod health;
 pub mod migrate;
 pub mod output;
+pub mod progress;
 pub mod rate;
+pub mod runs;
 pub mod serve;
 mod time;
 pub mod usage;
 pub mod validate;
+mod words;
 
 /// Exact, explainable usage rating for LLM platforms
 #[derive(Debug, Parser)]
@@ -30,7 +35,8 @@ struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Migrate(migrate::Migrate),
-    Rate(rate::Rate),
+    Rate(Box<rate::Rate>),
+    Runs(runs::Runs),
     Validate(validate::Validate),
     Usage(usage::Usage),
     Events(events::Events),
@@ -38,7 +44,8 @@ enum Command {
 }
 
 /// Runs the command that the process was started with. Exit codes: 0 fine, 1 failed, 2 rated
-/// with findings of severity ERROR. A wrong command line is 1, too: 2 has its own meaning.
+/// with findings of severity ERROR, 130 left by Ctrl-C. A wrong command line is 1, too: 2 has its
+/// own meaning.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -58,6 +65,7 @@ pub fn main() -> ExitCode {
             Command::Serve(serve) => serve.run().await,
             Command::Migrate(migrate) => migrate.run().await,
             Command::Rate(rate) => rate.run().await,
+            Command::Runs(runs) => runs.run().await,
             Command::Validate(validate) => validate.run(),
             Command::Usage(usage) => usage.run().await,
             Command::Events(events) => events.run().await,
@@ -66,13 +74,16 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// One line on standard error, and exit code 1.
-fn fail(message: &str) -> ExitCode {
-    eprintln!("rater: {}", output::printable(message));
-    ExitCode::FAILURE
+/// A result on standard output, and how the command ends with it.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    match console::Console::standard().print(text) {
+        Ok(_) => code,
+        Err(message) => fail(&message),
+    }
 }
 
-/// One line on standard error.
-fn warn(message: &str) {
-    eprintln!("rater: {}", output::printable(message));
+/// One line on standard error, and exit code 1.
+fn fail(message: &str) -> ExitCode {
+    console::Console::standard().say(message);
+    ExitCode::FAILURE
 }

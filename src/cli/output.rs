@@ -80,6 +80,52 @@ pub fn csv(headers: &[&str], rows: &[Vec<String>]) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|error| error.to_string())
 }
 
+/// One thing: a table with a line for each field that is not empty, CSV with all of them on one
+/// line, or the message as JSON.
+pub fn record<M: Message>(
+    format: Format,
+    full_name: &str,
+    message: &M,
+    title: &str,
+    fields: Vec<(&str, String)>,
+) -> Result<String, String> {
+    match format {
+        Format::Json => Ok(json_line(full_name, message)? + "\n"),
+        Format::Csv => {
+            let (names, values): (Vec<&str>, Vec<String>) = fields.into_iter().unzip();
+            csv(&names, &[values])
+        }
+        Format::Table => {
+            let filled = fields.into_iter().filter(|(_, value)| !value.is_empty());
+            let rows: Vec<Vec<String>> = filled.map(|(name, value)| vec![name.to_owned(), value]).collect();
+            Ok(table(&[title, ""], &rows) + "\n")
+        }
+    }
+}
+
+/// A page of a list, each line ended; one JSON object a line. CSV has its headers on the first
+/// page, and a table has them on each, but no later page without rows.
+pub fn page<M: Message>(
+    format: Format,
+    full_name: &str,
+    headers: &[&str],
+    messages: &[M],
+    cells: impl Fn(&M) -> Vec<String>,
+    first: bool,
+) -> Result<String, String> {
+    let rows = || messages.iter().map(&cells).collect::<Vec<_>>();
+    match format {
+        Format::Json => messages.iter().map(|message| Ok(json_line(full_name, message)? + "\n")).collect(),
+        Format::Csv => {
+            let text = csv(headers, &rows())?;
+            let header = text.find('\n').map_or(0, |end| end + 1);
+            Ok(if first { text } else { text[header..].to_owned() })
+        }
+        Format::Table if first || !messages.is_empty() => Ok(table(headers, &rows()) + "\n"),
+        Format::Table => Ok(String::new()),
+    }
+}
+
 /// Text from elsewhere without control characters, which could break a line or steer a
 /// terminal.
 pub fn printable(text: &str) -> String {
@@ -93,9 +139,9 @@ pub fn printable(text: &str) -> String {
     })
 }
 
-/// A plain decimal, or nothing, which aligns with anything.
+/// A plain decimal, perhaps with a sign, or nothing, which aligns with anything.
 fn is_number(cell: &str) -> bool {
-    let digits = cell.strip_prefix('-').unwrap_or(cell);
+    let digits = cell.strip_prefix(['-', '+']).unwrap_or(cell);
     cell.is_empty()
         || digits.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
 }

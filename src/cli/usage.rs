@@ -1,13 +1,14 @@
 //! `rater usage list`: rated usage, page by page, as it comes.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 
 use super::client::ClientOptions;
+use super::console::{Console, Reader};
 use super::fail;
-use super::output::{Format, csv, json_line, table};
+use super::output::page;
+use super::words::time;
 use crate::grpc::client::rating::RatingClient;
 use crate::grpc::convert::time::to_proto;
 use crate::proto::{GetRatedUsageRequest, RatedUsage, UsageFilter};
@@ -95,65 +96,40 @@ impl List {
             page_token: String::new(),
         };
         let mut left = self.limit.unwrap_or(usize::MAX);
+        let mut console = Console::standard();
         let mut first = true;
         loop {
-            let mut page =
+            let mut answer =
                 client.rated_usage(request.clone()).await.map_err(|failure| failure.to_string())?;
-            page.rated_usage.truncate(left);
-            left -= page.rated_usage.len();
-            match write(&page.rated_usage, self.client.output, first) {
-                Ok(()) => {}
-                // Whoever read it has had enough.
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(error) => return Err(error.to_string()),
-            }
+            answer.rated_usage.truncate(left);
+            left -= answer.rated_usage.len();
+            let rows = &answer.rated_usage;
+            let text = page(self.client.output, "rating.v1.RatedUsage", &HEADERS, rows, cells, first)?;
+            let reader = console.print(&text)?;
             first = false;
-            if page.next_page_token.is_empty() || left == 0 {
+            if reader == Reader::Gone || answer.next_page_token.is_empty() || left == 0 {
                 return Ok(());
             }
-            request.page_token = page.next_page_token;
+            request.page_token = answer.next_page_token;
         }
     }
 }
 
-fn write(rows: &[RatedUsage], format: Format, first: bool) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let invalid = std::io::Error::other::<String>;
-    match format {
-        Format::Json => {
-            for row in rows {
-                writeln!(out, "{}", json_line("rating.v1.RatedUsage", row).map_err(invalid)?)?;
-            }
-        }
-        Format::Csv => {
-            let text = csv(&HEADERS, &cells(rows)).map_err(invalid)?;
-            let header = text.find('\n').map_or(0, |end| end + 1);
-            write!(out, "{}", if first { &text } else { &text[header..] })?;
-        }
-        Format::Table if first || !rows.is_empty() => writeln!(out, "{}", table(&HEADERS, &cells(rows)))?,
-        Format::Table => {}
-    }
-    out.flush()
-}
-
-fn cells(rows: &[RatedUsage]) -> Vec<Vec<String>> {
-    let row = |row: &RatedUsage| {
-        vec![
-            row.window_start.map(|time| time.to_string()).unwrap_or_default(),
-            row.auth_id.clone(),
-            row.resource_id.clone(),
-            row.model_id.clone(),
-            row.event_count.to_string(),
-            row.prompt_tokens.to_string(),
-            row.cached_tokens.to_string(),
-            row.billable_prompt_tokens.to_string(),
-            row.completion_tokens.to_string(),
-            row.applied_prompt_rate.clone(),
-            row.applied_cached_rate.clone(),
-            row.applied_completion_rate.clone(),
-            row.cost.clone(),
-            row.currency_code.clone(),
-        ]
-    };
-    rows.iter().map(row).collect()
+fn cells(row: &RatedUsage) -> Vec<String> {
+    vec![
+        time(row.window_start),
+        row.auth_id.clone(),
+        row.resource_id.clone(),
+        row.model_id.clone(),
+        row.event_count.to_string(),
+        row.prompt_tokens.to_string(),
+        row.cached_tokens.to_string(),
+        row.billable_prompt_tokens.to_string(),
+        row.completion_tokens.to_string(),
+        row.applied_prompt_rate.clone(),
+        row.applied_cached_rate.clone(),
+        row.applied_completion_rate.clone(),
+        row.cost.clone(),
+        row.currency_code.clone(),
+    ]
 }

@@ -6,12 +6,13 @@
 //! and 1 for one that is refused or can't be read.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::{fail, print};
 use crate::domain::pricebook::{self, Diagnostic, DiagnosticSeverity, MAX_BYTES};
 
 /// Checks a pricebook offline and prints everything that is wrong with it.
@@ -39,27 +40,19 @@ impl Validate {
         let name = self.file.display();
         let bytes = match read(&self.file) {
             Ok(bytes) => bytes,
-            Err(error) => {
-                eprintln!("rater: can't read the pricebook {name}: {error}");
-                return ExitCode::FAILURE;
-            }
+            Err(error) => return fail(&format!("can't read the pricebook {name}: {error}")),
         };
         let parsed = pricebook::parse_bytes(&bytes);
-        let mut out = io::stdout().lock();
-        match print(&name.to_string(), self.output, &parsed.diagnostics, &mut out) {
-            // Who closes the pipe has read enough.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                eprintln!("rater: can't write the findings: {error}");
-                ExitCode::FAILURE
-            }
-            _ if parsed.book.is_some() => ExitCode::SUCCESS,
-            _ => ExitCode::FAILURE,
+        let code = if parsed.book.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        match lines(&name.to_string(), self.output, &parsed.diagnostics) {
+            Ok(text) => print(&text, code),
+            Err(error) => fail(&format!("can't print the findings: {error}")),
         }
     }
 }
 
 /// At most one byte more than a pricebook may have, so that no device or dump fills memory.
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(file)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -77,22 +70,20 @@ struct Json<'d> {
     column: u32,
 }
 
-fn print(file: &str, output: Output, diagnostics: &[Diagnostic], out: &mut impl Write) -> io::Result<()> {
-    for d in diagnostics {
-        match output {
-            Output::Text => writeln!(out, "{file}:{d}")?,
-            Output::Json => {
-                let severity = match d.severity {
-                    DiagnosticSeverity::Warning => "SEVERITY_WARNING",
-                    DiagnosticSeverity::Error => "SEVERITY_ERROR",
-                };
-                let Diagnostic { code, message, path, line, column, .. } = d;
-                let json = Json { severity, code, message, path, line: *line, column: *column };
-                writeln!(out, "{}", serde_json::to_string(&json)?)?;
-            }
+fn lines(file: &str, output: Output, diagnostics: &[Diagnostic]) -> Result<String, serde_json::Error> {
+    let line = |d: &Diagnostic| match output {
+        Output::Text => Ok(format!("{file}:{d}\n")),
+        Output::Json => {
+            let severity = match d.severity {
+                DiagnosticSeverity::Warning => "SEVERITY_WARNING",
+                DiagnosticSeverity::Error => "SEVERITY_ERROR",
+            };
+            let Diagnostic { code, message, path, line, column, .. } = d;
+            let json = Json { severity, code, message, path, line: *line, column: *column };
+            Ok(serde_json::to_string(&json)? + "\n")
         }
-    }
-    out.flush()
+    };
+    diagnostics.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -104,9 +95,7 @@ mod tests {
     const GOOD: &str = "version: 1\nbase_models:\n  m: {prompt: \"1\", cached: \"0\", completion: \"0\"}\n";
 
     fn printed(yaml: &str, output: Output) -> String {
-        let mut out = Vec::new();
-        print("prices.yaml", output, &pricebook::parse(yaml).diagnostics, &mut out).expect("memory");
-        String::from_utf8(out).expect("text")
+        lines("prices.yaml", output, &pricebook::parse(yaml).diagnostics).expect("JSON")
     }
 
     fn exit(bytes: &[u8]) -> ExitCode {

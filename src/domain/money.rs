@@ -219,4 +219,14 @@ mod tests {
         );
         assert_eq!(Money::parse("-0.0").expect("plain").to_string(), "0");
     }
+
+    #[test]
+    fn a_difference_is_exact_or_refused() {
+        let money = |text| Money::parse(text).expect(text);
+        let minus = |a, b| money(a).minus(money(b)).map(|difference: Money| difference.to_string());
+        assert_eq!(minus("0.30", "0.1").as_deref(), Ok("0.2"));
+        assert_eq!(minus("0.1", "0.100000000001").as_deref(), Ok("-0.000000000001"));
+        assert_eq!(minus("-1.50", "-1.5").as_deref(), Ok("0"));
+        assert_eq!(minus("7922816251426433759354395033", "0.01"), Err(MoneyError::TooPrecise));
+    }
 }

@@ -14,6 +14,7 @@ use tonic_types::StatusExt;
 pub mod events;
 pub mod health;
 pub mod rating;
+pub mod runs;
 #[cfg(test)]
 pub(crate) mod scripted;
 
@@ -116,9 +117,18 @@ impl Error for Failure {}
 impl Failure {
     /// A call that was given up here after `waited`.
     fn no_answer(waited: Duration) -> Failure {
+        Failure::made_here(Code::DeadlineExceeded, format!("no answer within {}s", waited.as_secs()))
+    }
+
+    /// A stream that the service ended before what it tells of did.
+    fn ended() -> Failure {
+        Failure::made_here(Code::Unavailable, "the service ended the stream".into())
+    }
+
+    fn made_here(broken: Code, message: String) -> Failure {
         Failure {
-            code: code(Code::DeadlineExceeded),
-            message: format!("no answer within {}s", waited.as_secs()),
+            code: code(broken),
+            message,
             reason: String::new(),
             metadata: HashMap::new(),
             violations: Vec::new(),

@@ -8,7 +8,6 @@ mod input;
 mod refusal;
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,6 +17,7 @@ use tokio::io::{AsyncBufRead, BufReader};
 
 use self::input::{Batch, Input, InputError};
 use super::client::ClientOptions;
+use super::console::Console;
 use super::output::{Format, csv, json_line, printable, table};
 use crate::grpc::client::events::EventSender;
 use crate::grpc::client::{Channel, Failure};
@@ -70,7 +70,7 @@ impl Events {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
-                eprintln!("{error}");
+                Console::standard().say_plain(&error);
                 ExitCode::FAILURE
             }
         }
@@ -79,11 +79,10 @@ impl Events {
 
 impl Send {
     async fn run(self) -> Result<bool, String> {
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let (name, file) = self.open()?;
         let channel = self.client.channel().await?;
         let input = BufReader::new(tokio::fs::File::from_std(file));
-        self.send(&name, input, channel, stdout, stderr).await
+        self.send(&name, input, channel, Console::standard()).await
     }
 
     /// The input and its name in messages.
@@ -99,32 +98,30 @@ impl Send {
         }
     }
 
-    /// Sends `input`, prints the totals to `out`, and says whether all of it is stored.
+    /// Sends `input`, prints the totals, and says whether all of it is stored.
     async fn send(
         &self,
         name: &str,
         input: impl AsyncBufRead + Unpin,
         channel: Channel,
-        mut out: impl Write,
-        err: impl Write,
+        console: Console<'_>,
     ) -> Result<bool, String> {
         let mut sending = Sending {
             name,
             totals: RecordEventsResponse::default(),
             rejected: 0,
             keep_rejected: self.client.output == Format::Json,
-            err,
+            console,
         };
         let complete = sending.all(self, Input::new(input)?, EventSender::new(channel, self.retry_for)).await;
         let text = summary(self.client.output, &sending.totals, sending.rejected)?;
-        // Nobody reads it any more: the exit code still tells.
-        let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok();
-        Ok(complete && printed && sending.rejected == 0)
+        sending.console.print(&text)?;
+        Ok(complete && sending.rejected == 0)
     }
 }
 
 /// What is on the way, and what has been done.
-struct Sending<'a, W> {
+struct Sending<'a> {
     /// Of the input, for messages.
     name: &'a str,
     totals: RecordEventsResponse,
@@ -132,10 +129,10 @@ struct Sending<'a, W> {
     /// Only JSON prints each rejected event; else the memory that they take would grow with
     /// the input.
     keep_rejected: bool,
-    err: W,
+    console: Console<'a>,
 }
 
-impl<W: Write> Sending<'_, W> {
+impl Sending<'_> {
     /// Every batch of the input; false when it ended early.
     async fn all(
         &mut self,
@@ -206,9 +203,8 @@ impl<W: Write> Sending<'_, W> {
         )
     }
 
-    /// One line on standard error; when nobody reads it, the exit code still tells.
     fn say(&mut self, line: &str) {
-        drop(writeln!(self.err, "{}", printable(line)));
+        self.console.say_plain(line);
     }
 }
 

@@ -32,7 +32,8 @@ async fn run(script: Vec<Does>, arguments: &[&str], input: &str) -> Ran {
     let Command::Send(send) = cli.events.command;
     let channel = send.client.channel().await.expect("it listens");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let sent = send.send("in.ndjson", input.as_bytes(), channel, &mut out, &mut err).await;
+    let console = Console::to(&mut out, &mut err);
+    let sent = send.send("in.ndjson", input.as_bytes(), channel, console).await;
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ran { complete: sent.expect("printed"), out: text(out), err: text(err), calls: service.calls() }
 }

@@ -1,4 +1,5 @@
 //! For tests: an EventService that does as it is told, and whose connections break on demand.
+//! [`rating`] has a RatingService.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -14,6 +15,21 @@ use crate::grpc::status::status;
 use crate::proto::event_service_server::{EventService, EventServiceServer};
 use crate::proto::{RecordEventsRequest, RecordEventsResponse, RejectedEvent};
 use crate::service;
+
+pub(crate) mod rating;
+
+/// What a call is answered with.
+#[derive(Debug)]
+pub(crate) enum Answer<T> {
+    /// This.
+    Is(T),
+    /// The status that tonic has for it.
+    Fails(ErrorKind),
+    /// Ours.
+    Refuses(service::Error),
+    /// Nothing, ever.
+    Hangs,
+}
 
 /// What the service does with a call. After the last it stores everything.
 pub(crate) enum Does {

@@ -92,6 +92,13 @@ fn what_is_wrong_with_a_command_line_is_named() {
         (&["rate", "--basis", "cheap"], "--basis"),
         (&["rate", "--no-such"], "--no-such"),
         (&["rate", "--retry-for", "10"], "--retry-for"),
+        (&["rate", "--pricebook", "/no/such/book.yaml"], "--dry-run"),
+        (&["rate", "--dry-run", "--pricebook", "/no/such/book.yaml"], "/no/such/book.yaml"),
+        (&["rate", "--dry-run", "--detach"], "--detach"),
+        (&["rate", "--dry-run", "--apply", "x"], "--apply"),
+        (&["runs", "list", "--state", "lost"], "--state"),
+        (&["runs", "show"], "<RUN>"),
+        (&["runs", "anomalies", "--group-by", "colour"], "--group-by"),
         (&["usage", "list", "--page-size", "0"], "--page-size"),
         (&["usage", "list", "-o", "xml"], "--output"),
         (&["serve"], "--pricebook"),
@@ -148,19 +155,30 @@ async fn events_come_in_from_standard_input_and_are_billed() {
 
 #[tokio::test]
 async fn a_reader_that_is_gone_does_not_change_how_rate_ends() {
-    use std::process::{Command, Stdio};
     let rig = Rig::with_events([event("a"), event("b").model("acme/unknown")]).await;
     for format in ["json", "csv", "table"] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let output = Command::new(env!("CARGO_BIN_EXE_rater"))
-            .args(["rate", "-o", format, "--server", &rig.service.url()])
-            .args(WINDOW)
-            .stdout(writer)
-            .stderr(Stdio::piped())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), &*said), (Some(2), ""), "{format}");
+        let ended = unread(&rig, &[&["rate", "-o", format], &WINDOW[..]].concat());
+        assert_eq!(ended, (Some(2), String::new()), "{format}");
     }
+}
+
+#[tokio::test]
+async fn a_reader_that_is_gone_does_not_change_what_a_probe_gets() {
+    let rig = Rig::start(BOOK, &[]).await;
+    assert_eq!(unread(&rig, &["health"]), (Some(0), String::new()));
+}
+
+/// The exit code and the standard error of a command whose standard output nobody reads.
+fn unread(rig: &Rig, arguments: &[&str]) -> (Option<i32>, String) {
+    use std::process::{Command, Stdio};
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_rater"))
+        .args(arguments)
+        .args(["--server", &rig.service.url()])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }

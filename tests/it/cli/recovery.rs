@@ -1,5 +1,7 @@
 //! `rater rate` while the service dies: it finds its run again, or what became of it.
 
+use std::io::Read;
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::harness::{Service, event, run};
@@ -9,10 +11,8 @@ fn rate(url: &str) -> tokio::task::JoinHandle<crate::harness::Output> {
     let url = url.to_string();
     tokio::task::spawn_blocking(move || {
         let window = ["--since", "2026-06-01T10:00:00Z", "--until", "2026-06-01T11:00:00Z"];
-        run(
-            &url,
-            &[&["rate", "-o", "json", "--request-id", "nightly", "--retry-for", "60s"], &window[..]].concat(),
-        )
+        let options = ["--request-id", "nightly", "--retry-for", "60s", "--quiet"];
+        run(&url, &[&["rate", "-o", "json"], &options[..], &window[..]].concat())
     })
 }
 
@@ -53,4 +53,35 @@ async fn a_run_that_ended_while_its_caller_was_cut_off_is_found_with_its_result(
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
     assert_eq!((first.code(), &first.stdout), (Some(0), &second.stdout), "{first:?} {second:?}");
     eventually("one run", async || rig.count("rating_run").await == 1).await;
+}
+
+#[tokio::test]
+async fn ctrl_c_leaves_a_run_that_goes_on() {
+    let rig = Rig::with_events([event("a")]).await;
+    let hold = rig.hold_writes().await;
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_rater"))
+        .args(["rate", "--server", &rig.service.url()])
+        .args(["--since", "2026-06-01T10:00:00Z", "--until", "2026-06-01T11:00:00Z"])
+        .args(["--request-id", "nightly", "--quiet"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    rig.until_blocked(1).await;
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let left = tokio::task::spawn_blocking(move || {
+        let code = child.wait().unwrap().code();
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (code, said)
+    });
+    let (code, said) = left.await.unwrap();
+    assert_eq!((code, said.lines().count()), (Some(130), 1), "{said}");
+    assert!(said.contains("goes on"), "{said}");
+    hold.rollback().await.unwrap();
+    eventually("the run ends", async || {
+        rig.one::<i64>("SELECT count(*) FROM rating_run WHERE state = 'succeeded'").await == 1
+    })
+    .await;
 }
