@@ -62,6 +62,9 @@ pub enum Error {
     /// No pricebook with this digest is known.
     #[error("no pricebook with this digest is loaded or has priced a run")]
     PricebookNotFound,
+    /// No run with this id is known.
+    #[error("no run with this id is known; ListRuns names those that are")]
+    RunNotFound,
     /// A run began and could not be finished.
     #[error("run {} failed: {}", .0.run_id, .0.message)]
     RunFailed(RunFailure),
@@ -156,7 +159,8 @@ impl From<&Error> for FailureReason {
             | Error::WindowNotClosed { .. }
             | Error::PricebookMismatch { .. }
             | Error::RequestIdReused { .. }
-            | Error::PricebookNotFound => FailureReason::Internal,
+            | Error::PricebookNotFound
+            | Error::RunNotFound => FailureReason::Internal,
         }
     }
 }

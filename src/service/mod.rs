@@ -1,6 +1,9 @@
 //! Use cases: what an RPC does, without gRPC. One file each.
 
+pub mod anomalies;
 mod error;
+mod page;
+mod page_token;
 pub mod pricebooks;
 pub mod rate_window;
 pub mod read_usage;
@@ -8,8 +11,10 @@ pub mod readiness;
 pub mod record_events;
 pub mod report;
 mod run;
+pub mod runs;
 pub mod schema;
 pub mod stored_text;
+pub mod watch_run;
 
 pub use error::{Error, FailureReason, RunFailure, rfc3339};
 

@@ -1,6 +1,7 @@
 //! The database: sqlx stays inside this folder. One file a table or statement; the long
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
+mod anomalies;
 mod chunk;
 mod counts;
 mod db;
@@ -14,6 +15,7 @@ mod rated_usage;
 mod run;
 mod run_record;
 
+pub use anomalies::{AnomalyGroup, AnomalyPageKey, AnomalyQuery, GroupBy, Period};
 pub use chunk::{Chunk, Rules};
 pub use db::{Db, DbOptions};
 pub use detached::detached;
