@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use rater::embedded_postgres::EmbeddedPostgres;
-use rater::proto::{GetRatedUsageRequest, UsageFilter};
+use rater::proto::{GetRatedUsageRequest, ListAnomaliesRequest, UsageFilter};
 
 use crate::harness::{Service, own_server, psql, soak};
 use crate::stage::{Refusal, Stage, hour, rate, window};
@@ -14,6 +14,7 @@ const DAYS: i64 = 60;
 /// Firsts of the statements' texts, which the log quotes.
 const RATING: &str = "-- The rating statement (S2)";
 const PAGE: &str = "-- A page of rated usage";
+const ANOMALIES: &str = "-- A page of anomalies";
 
 /// Rows that satisfy every constraint, `rows` in each table, over all the days.
 fn fill(postgres: &EmbeddedPostgres, rows: u32) {
@@ -32,6 +33,12 @@ fn fill(postgres: &EmbeddedPostgres, rows: u32) {
         SELECT 'e-' || n, 'auth-' || n % 500, 'res-' || n, 'acme/large', 100, 40, 10,
             timestamptz '2026-06-01 00:00Z' + make_interval(hours => n % ({DAYS} * 24), secs => n % 3600)
         FROM generate_series(1, {rows}) n;
+        INSERT INTO rating_anomaly (window_start, kind, auth_id, resource_id, model_id, base_models, events,
+            prompt_tokens, cached_tokens, completion_tokens, sample_request_id, run_id)
+        SELECT timestamptz '2026-06-01 00:00Z' + make_interval(hours => n % ({DAYS} * 24)), 'unpriced',
+            'auth-' || n % 500, 'res-' || n, 'acme/new', '{{}}', 1, 100, 40, 10, 'e-' || n, 'run'
+        FROM generate_series(1, {rows}) n;
+        ANALYZE rating_anomaly;
         ANALYZE rated_usage;
         ANALYZE billing_event"
     );
@@ -96,6 +103,7 @@ async fn statements_read_what_they_need_by_index() {
         assert!(by_index(&plan, "billing_event_rating_instant_ix", "billing_event"), "{plan}");
     }
     pages(postgres, &service).await;
+    anomalies(postgres, &service).await;
 
     // And the check can fail: what is left reads a whole table, or the whole of another index.
     psql(postgres, "DROP INDEX rated_usage_window_start_ix").unwrap();
@@ -139,5 +147,27 @@ async fn pages(postgres: &EmbeddedPostgres, service: &Service) {
             let used = indexes.iter().any(|index| by_index(&plan, index, "rated_usage"));
             assert!(used, "{filter:?}:\n{plan}");
         }
+    }
+}
+
+/// Anomalies of a few hours, after all of them were asked for so often that a plan for all values
+/// was made for those.
+async fn anomalies(postgres: &EmbeddedPostgres, service: &Service) {
+    let mut client = service.client_rating().await;
+    let of_hours =
+        UsageFilter { since: Some(hour(20 * 24)), until: Some(hour(20 * 24 + 6)), ..Default::default() };
+    let mut from = 0;
+    for filter in std::iter::repeat_n(None, 8).chain(std::iter::repeat_n(Some(of_hours), 8)) {
+        if filter.is_some() && from == 0 {
+            from = length(postgres);
+        }
+        let request = ListAnomaliesRequest { filter, ..Default::default() };
+        let told = client.list_anomalies(request).await.map_err(Refusal::from).unwrap().into_inner();
+        assert_eq!(told.anomalies.len(), 1);
+    }
+    let plans = plans(postgres, ANOMALIES, from);
+    assert_eq!(plans.len(), 8);
+    for plan in plans {
+        assert!(by_index(&plan, "rating_anomaly_pkey", "rating_anomaly"), "{plan}");
     }
 }
