@@ -22,7 +22,8 @@ use crate::stage::Refusal;
 const STANDING: &str = "
     INSERT INTO pricebook (digest, pricebook_yaml) VALUES (repeat('d', 64), '') ON CONFLICT DO NOTHING;
     INSERT INTO rating_lease (run_id, during, expires_at)
-    VALUES ('RUN', '[2026-06-01T00:00Z, 2026-06-01T06:00Z)', now() + interval '1 day') ON CONFLICT DO NOTHING;
+    SELECT 'RUN', tstzrange(h, h + interval '1 hour'), now() + interval '1 day'
+    FROM (SELECT timestamptz '2100-01-01Z' + abs(hashtext('RUN') % 100000) * interval '1 hour') t (h);
     INSERT INTO rating_run (run_id, window_start, window_end, trigger, rate_basis, state, pricebook_digest,
         currency_code, fence, requested_by, request_id, request_hash, reason, expected_plan_hash, created_at,
         started_at, resumed_at)
@@ -38,8 +39,8 @@ const STANDING: &str = "
         ('RUN', '2026-06-01T06:00Z', '2026-06-01T08:00Z', 5000, 5000, 0, 0, 0, 0, 0, 3, 1, 1, 1, 0, 0, 0, 0,
             1, 2, '2026-06-02T00:01:20Z')";
 
-/// A run that stands still, as its record and its chunks would have it; its lease outlives the
-/// test, so that nobody fails it.
+/// A run that stands still, as its record and its chunks would have it. Its lease outlives the
+/// test, so that nobody fails it, and lies where no other's does.
 async fn standing(pool: &PgPool, run_id: &str, state: &str) {
     let sql = STANDING.replace("RUN", run_id).replace("STATE", state);
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap();
