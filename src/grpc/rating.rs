@@ -5,24 +5,34 @@ use std::sync::Arc;
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::convert::{pricebook, rating, usage};
+use super::convert::{anomalies, pricebook, rating, runs, usage};
 use super::deadline::patience;
 use super::status::{deadline_passed, run_continues, status, unimplemented};
+use super::watch;
 use crate::proto::rating_service_server::RatingService;
 use crate::proto::*;
+use crate::service::anomalies::list_anomalies;
 use crate::service::rate_window::Rater;
 use crate::service::read_usage::read_usage;
+use crate::service::runs::{get_run, list_runs};
+use crate::service::watch_run::Watchers;
+
+/// Watches at a time. Each looks at its run twice a second, and events and runs need the
+/// database more.
+const MAX_WATCHERS: usize = 200;
 
 /// RatingService, over the rater that it was given.
 #[derive(Clone)]
 pub struct Rating {
     rater: Arc<Rater>,
+    watchers: Watchers,
 }
 
 impl Rating {
     /// Serves `rater`.
     pub fn new(rater: Arc<Rater>) -> Rating {
-        Rating { rater }
+        let watchers = Watchers::new(rater.db.clone(), rater.stop.clone(), MAX_WATCHERS);
+        Rating { rater, watchers }
     }
 }
 
@@ -102,27 +112,45 @@ impl RatingService for Rating {
         Err(unimplemented("StreamRatedUsageChanges"))
     }
 
-    async fn get_run(&self, _: Request<GetRunRequest>) -> Result<Response<GetRunResponse>, Status> {
-        Err(unimplemented("GetRun"))
+    async fn get_run(&self, request: Request<GetRunRequest>) -> Result<Response<GetRunResponse>, Status> {
+        let run = get_run(&self.rater.db, &request.into_inner().run_id).await.map_err(status)?;
+        Ok(Response::new(GetRunResponse { run: Some(runs::run(run)) }))
     }
 
-    async fn list_runs(&self, _: Request<ListRunsRequest>) -> Result<Response<ListRunsResponse>, Status> {
-        Err(unimplemented("ListRuns"))
+    async fn list_runs(
+        &self,
+        request: Request<ListRunsRequest>,
+    ) -> Result<Response<ListRunsResponse>, Status> {
+        let request = request.into_inner();
+        let filter = runs::run_filter(request.states, request.triggers).map_err(status)?;
+        let page = list_runs(&self.rater.db, &filter, request.page_size, &request.page_token).await;
+        page.map(|page| Response::new(runs::list_runs_response(page))).map_err(status)
     }
 
-    type WatchRunStream = Empty<Result<WatchRunResponse, Status>>;
-    async fn watch_run(&self, _: Request<WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
-        Err(unimplemented("WatchRun"))
+    type WatchRunStream = watch::RunStream;
+    async fn watch_run(
+        &self,
+        request: Request<WatchRunRequest>,
+    ) -> Result<Response<Self::WatchRunStream>, Status> {
+        let watch = self.watchers.watch(&request.into_inner().run_id).await.map_err(status)?;
+        Ok(Response::new(watch::stream(watch)))
     }
 
-    async fn cancel_run(&self, _: Request<CancelRunRequest>) -> Result<Response<CancelRunResponse>, Status> {
-        Err(unimplemented("CancelRun"))
+    async fn cancel_run(
+        &self,
+        request: Request<CancelRunRequest>,
+    ) -> Result<Response<CancelRunResponse>, Status> {
+        let run = self.rater.cancel_run(&request.into_inner().run_id).await.map_err(status)?;
+        Ok(Response::new(CancelRunResponse { run: Some(runs::run(run)) }))
     }
 
     async fn list_anomalies(
         &self,
-        _: Request<ListAnomaliesRequest>,
+        request: Request<ListAnomaliesRequest>,
     ) -> Result<Response<ListAnomaliesResponse>, Status> {
-        Err(unimplemented("ListAnomalies"))
+        let ListAnomaliesRequest { filter, kinds, group_by, page_size, page_token } = request.into_inner();
+        let query = anomalies::anomaly_query(filter, kinds, group_by).map_err(status)?;
+        let page = list_anomalies(&self.rater.db, &query, page_size, &page_token).await;
+        page.map(|page| Response::new(anomalies::list_anomalies_response(page))).map_err(status)
     }
 }

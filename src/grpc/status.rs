@@ -61,6 +61,7 @@ pub fn status(error: Error) -> Status {
             (Code::AlreadyExists, info("REQUEST_ID_REUSED", &[("run", run_id)]))
         }
         Error::PricebookNotFound => (Code::NotFound, info("PRICEBOOK_NOT_FOUND", &[])),
+        Error::RunNotFound => (Code::NotFound, info("RUN_NOT_FOUND", &[])),
         Error::RunFailed(failure) => run_failed(failure),
         Error::ShuttingDown => (Code::Unavailable, retry("SHUTTING_DOWN", RETRY_AFTER)),
         Error::Store(error) => store(error),

@@ -60,6 +60,9 @@ pub enum Error {
     /// No pricebook with this digest is known.
     #[error("no pricebook with this digest is loaded or has priced a run")]
     PricebookNotFound,
+    /// No run with this id is known.
+    #[error("no run with this id is known; ListRuns names those that are")]
+    RunNotFound,
     /// A run began and could not be finished.
     #[error("run {} {}: {}", .0.run_id, .0.reason.verb(), .0.message)]
     RunFailed(RunFailure),
@@ -210,7 +213,8 @@ impl From<&Error> for FailureReason {
             | Error::WindowBusy { .. }
             | Error::WindowNotClosed { .. }
             | Error::RequestIdReused { .. }
-            | Error::PricebookNotFound => FailureReason::Internal,
+            | Error::PricebookNotFound
+            | Error::RunNotFound => FailureReason::Internal,
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Use cases: what an RPC does, without gRPC. One file each.
 
+pub mod anomalies;
+mod cancel_run;
 mod dry_run;
 mod error;
+mod page;
+mod page_token;
 pub mod pricebooks;
 pub mod rate_window;
 pub mod read_usage;
@@ -9,9 +13,11 @@ pub mod readiness;
 pub mod record_events;
 pub mod report;
 mod run;
+pub mod runs;
 pub mod schema;
 pub mod stored_text;
 mod takeover;
+pub mod watch_run;
 
 pub use error::{Error, FailureReason, RunFailure, rfc3339};
 

@@ -1,26 +1,21 @@
-//! GetRatedUsage: pages of rated usage, by key. A page token is opaque, versioned and bound to
-//! the filter that it came with.
+//! GetRatedUsage: pages of rated usage, by key.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Datelike, Utc};
-use sha2::{Digest, Sha256};
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 
 use super::error::Error;
+use super::page::{self, PageSizes};
+use super::page_token::{PageKey, PageTokens, are_texts, is_time};
 use crate::domain::violation::Violation;
 use crate::store::{Db, UsageKey};
 
 pub use crate::store::{UsageFilter, UsageRow};
 
-const DEFAULT_PAGE: i32 = 1_000;
-const LARGEST_PAGE: i32 = 10_000;
+const SIZES: PageSizes = PageSizes { default: 1_000, largest: 10_000 };
 /// Values of one kind in a filter.
 const FILTER_LIMIT: usize = 1_000;
-/// A page stays under 2 MiB on the wire, whatever was asked for.
-const PAGE_BYTES: usize = 1_900_000;
 /// More than what a row's numbers, times and framing take beside its texts.
 const ROW_OVERHEAD: usize = 256;
-const TOKEN_VERSION: u8 = 1;
 
 /// One page.
 #[derive(Debug, Clone)]
@@ -31,13 +26,6 @@ pub struct Page {
     pub next_page_token: String,
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Token {
-    v: u8,
-    f: String,
-    k: UsageKey,
-}
-
 /// A page of at most `page_size` rows (0: 1,000; at most 10,000) after the token's.
 pub async fn read_usage(
     db: &Db,
@@ -45,28 +33,23 @@ pub async fn read_usage(
     page_size: i32,
     page_token: &str,
 ) -> Result<Page, Error> {
-    check(filter, page_size)?;
-    let fingerprint = fingerprint(filter);
-    let after = match page_token {
-        "" => None,
-        token => Some(parse(token, &fingerprint)?),
-    };
-    let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(LARGEST_PAGE) };
-    // One more than asked for tells whether another page follows.
+    let mut wrong = Vec::new();
+    let size = SIZES.of(page_size, &mut wrong);
+    check(filter, &mut wrong);
+    if !wrong.is_empty() {
+        return Err(Error::Invalid(wrong));
+    }
+    let tokens = PageTokens::of("GetRatedUsage", &arguments(filter));
+    let after = tokens.parse(page_token)?;
     let mut rows = db.usage_page(filter, after.as_ref(), i64::from(size) + 1).await?;
-    let fits = fitting(&rows, usize::try_from(size).unwrap_or(usize::MAX));
-    let more = rows.len() > fits;
-    rows.truncate(fits);
+    let more = page::cut(&mut rows, size, weight);
     let last = rows.last().filter(|_| more);
-    let next_page_token = last.map(|row| issue(row.key(), fingerprint)).unwrap_or_default();
+    let next_page_token = last.map(|row| tokens.issue(row.key())).unwrap_or_default();
     Ok(Page { rows, next_page_token })
 }
 
-fn check(filter: &UsageFilter, page_size: i32) -> Result<(), Error> {
-    let mut wrong = Vec::new();
-    if page_size < 0 {
-        wrong.push(Violation::new("page_size", "NEGATIVE", "must be 0 (for the default of 1,000) or more"));
-    }
+/// What a filter over usage may not be, in any call that takes one.
+pub(super) fn check(filter: &UsageFilter, wrong: &mut Vec<Violation>) {
     if let (Some(since), Some(until)) = (filter.since, filter.until)
         && since > until
     {
@@ -84,20 +67,12 @@ fn check(filter: &UsageFilter, page_size: i32) -> Result<(), Error> {
             wrong.push(Violation::new(field, "NUL_CHARACTER", "must not hold a NUL character"));
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(Error::Invalid(wrong)) }
 }
 
-/// How many rows a page takes: at least one, or it would never go on.
-fn fitting(rows: &[UsageRow], size: usize) -> usize {
-    let mut bytes = 0;
-    rows.iter()
-        .take(size)
-        .take_while(|row| {
-            let first = bytes == 0;
-            bytes += weight(row);
-            first || bytes <= PAGE_BYTES
-        })
-        .count()
+/// What of a filter a page token is bound to: all of it.
+pub(super) fn arguments(filter: &UsageFilter) -> Value {
+    let time = |time: Option<DateTime<Utc>>| time.map(super::rfc3339);
+    json!([time(filter.since), time(filter.until), filter.auth_ids, filter.resource_ids, filter.model_ids])
 }
 
 fn weight(row: &UsageRow) -> usize {
@@ -114,38 +89,9 @@ fn weight(row: &UsageRow) -> usize {
     ROW_OVERHEAD + texts.iter().map(|text| text.len()).sum::<usize>() + optional.sum::<usize>()
 }
 
-fn fingerprint(filter: &UsageFilter) -> String {
-    let times = |time: Option<DateTime<Utc>>| time.map(super::rfc3339);
-    let text = serde_json::json!([
-        times(filter.since),
-        times(filter.until),
-        filter.auth_ids,
-        filter.resource_ids,
-        filter.model_ids
-    ]);
-    hex::encode(&Sha256::digest(text.to_string())[..8])
-}
-
-fn issue(key: UsageKey, fingerprint: String) -> String {
-    let token = serde_json::json!(Token { v: TOKEN_VERSION, f: fingerprint, k: key });
-    URL_SAFE_NO_PAD.encode(token.to_string())
-}
-
-fn parse(text: &str, fingerprint: &str) -> Result<UsageKey, Error> {
-    let refuse = |reason, message| Err(Error::Invalid(vec![Violation::new("page_token", reason, message)]));
-    let decoded = URL_SAFE_NO_PAD.decode(text).ok();
-    let token = decoded.and_then(|bytes| serde_json::from_slice::<Token>(&bytes).ok());
-    match token {
-        Some(Token { v: TOKEN_VERSION, f, .. }) if f != fingerprint => {
-            refuse("OTHER_FILTER", "belongs to another filter; keep the filter, or begin without a token")
-        }
-        Some(Token { v: TOKEN_VERSION, k, .. }) if is_key(&k) => Ok(k),
-        _ => refuse("MALFORMED", "is not a token of this service; begin without one"),
+impl PageKey for UsageKey {
+    fn is_storable(&self) -> bool {
+        is_time(self.window_start)
+            && are_texts(&[&self.auth_id, &self.resource_id, &self.model_id, &self.price_class])
     }
-}
-
-/// Whether the database takes it: no NUL, and no year that it does not have.
-fn is_key(key: &UsageKey) -> bool {
-    let texts = [&key.auth_id, &key.resource_id, &key.model_id, &key.price_class];
-    (1..=9999).contains(&key.window_start.year()) && !texts.iter().any(|text| text.contains('\0'))
 }

@@ -10,6 +10,7 @@ use super::rate_window::Rater;
 use super::report::Report;
 use super::run::{Execution, tell_report};
 use crate::domain::pricebook::Pricebook;
+use crate::domain::run_state::RunState;
 use crate::store::{self, Lease, Taken};
 
 /// The longest time between two looks.
@@ -59,13 +60,10 @@ impl Rater {
         match self.db.find_run(run_id).await {
             Ok(Some(record)) => {
                 let (reason, message) = (&record.error_reason, &record.error_message);
-                tracing::error!(
-                    run_id,
-                    state = record.state.as_str(),
-                    reason,
-                    message,
-                    "a run without a process has ended"
-                );
+                match record.state {
+                    RunState::Cancelled => tracing::info!(run_id, "run cancelled; no process had it"),
+                    _ => tracing::error!(run_id, reason, message, "a run without a process has failed"),
+                }
                 let report = Report::of(&record);
                 let took = record.finished_at.zip(record.started_at).map(|(end, start)| end - start);
                 let took = took.and_then(|took| took.to_std().ok()).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The database: sqlx stays inside this folder. One file a table or statement; the long
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
+mod anomalies;
 mod chunk;
 mod counts;
 mod db;
@@ -17,6 +18,7 @@ mod run;
 mod run_record;
 mod takeover;
 
+pub use anomalies::{AnomalyGroup, AnomalyPageKey, AnomalyQuery, GroupBy, Period};
 pub use chunk::Chunk;
 pub use db::{Db, DbOptions};
 pub use detached::detached;

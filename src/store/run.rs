@@ -165,23 +165,25 @@ impl Db {
     }
 
     /// Asks a run to stop: it ends after the chunk in flight, or at once where no process runs
-    /// it. One that has ended stays as it is.
-    pub async fn cancel_run(&self, run_id: &str) -> Result<(), Error> {
+    /// it. The state that this gave it; none where it had ended, or was asked before.
+    pub async fn cancel_run(&self, run_id: &str) -> Result<Option<RunState>, Error> {
         let mut tx = self.control.begin().await?;
         // A takeover decides under the gate, too.
         sqlx::query!("SELECT pg_advisory_xact_lock($1)", GATE).execute(&mut *tx).await?;
-        sqlx::query!(
+        let state = sqlx::query_scalar!(
             "UPDATE rating_run r SET
                  state = CASE WHEN held THEN 'cancelling' ELSE 'cancelled' END,
                  remaining_end = CASE WHEN held THEN remaining_end ELSE coalesce(remaining_end, window_end) END,
                  finished_at = CASE WHEN held THEN NULL ELSE clock_timestamp() END
              FROM (SELECT EXISTS (SELECT FROM rating_lease WHERE run_id = $1) AS held) lease
-             WHERE run_id = $1 AND finished_at IS NULL",
+             WHERE run_id = $1 AND finished_at IS NULL AND NOT (held AND state = 'cancelling')
+             RETURNING state",
             run_id
         )
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
-        tx.commit().await.map_err(error::at_commit)
+        tx.commit().await.map_err(error::at_commit)?;
+        Ok(state.as_deref().map(RunState::parse))
     }
 
     /// Stores the plan that a run keeps to, before its first commit.

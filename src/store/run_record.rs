@@ -10,7 +10,7 @@ use crate::domain::run_state::{Progress, RunState};
 use crate::domain::window::{RateBasis, Trigger, Window};
 
 /// A run as its record and its chunks have it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRecord {
     /// The run.
     pub run_id: String,

@@ -23,36 +23,36 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::harness::{Service, own_server_in, temp_dir};
 
 /// A server that goes away and comes back at the same address.
-struct Server {
+pub struct Server {
     dir: TempDir,
     port: String,
     postgres: Option<EmbeddedPostgres>,
 }
 
 impl Server {
-    async fn start() -> Server {
+    pub async fn start() -> Server {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut server = Server { dir: temp_dir(), port: free.to_string(), postgres: None };
         server.start_again().await;
         server
     }
 
-    async fn start_again(&mut self) {
+    pub async fn start_again(&mut self) {
         self.postgres = Some(start_at(self.dir.path(), &self.port).await);
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         url_at(self.postgres.as_ref().unwrap(), &self.port)
     }
 
     /// Without a goodbye, as in a crash.
-    async fn crash(&mut self) {
+    pub async fn crash(&mut self) {
         let postgres = self.postgres.take().unwrap();
         kill(Pid::from_raw(postgres.pid() as i32), Signal::SIGQUIT).unwrap();
         tokio::task::spawn_blocking(move || postgres.stop()).await.unwrap();
     }
 
-    async fn stop(&mut self) {
+    pub async fn stop(&mut self) {
         let postgres = self.postgres.take().unwrap();
         tokio::task::spawn_blocking(move || postgres.stop()).await.unwrap();
     }
@@ -68,7 +68,7 @@ fn url_at(postgres: &EmbeddedPostgres, port: &str) -> String {
 }
 
 /// Whether health checks say SERVING.
-async fn serving(service: &Service) -> bool {
+pub async fn serving(service: &Service) -> bool {
     let mut client = HealthClient::new(service.channel().await);
     let answer = client.check(HealthCheckRequest { service: String::new() }).await.unwrap();
     answer.into_inner().status == 1

@@ -19,5 +19,6 @@ mod property;
 mod rate_window;
 mod reading;
 mod rig;
+mod runs;
 mod stage;
 mod takeover;

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use rater::embedded_postgres::EmbeddedPostgres;
-use rater::proto::{GetRatedUsageRequest, UsageFilter};
+use rater::proto::{GetRatedUsageRequest, ListAnomaliesRequest, UsageFilter};
 
 use crate::harness::{Service, own_server, psql, soak};
 use crate::stage::{Refusal, Stage, hour, rate, window};
@@ -14,6 +14,7 @@ const DAYS: i64 = 60;
 /// Firsts of the statements' texts, which the log quotes.
 const RATING: &str = "-- The rating statement (S2)";
 const PAGE: &str = "-- A page of rated usage";
+const ANOMALIES: &str = "-- A page of anomalies";
 
 /// Rows that satisfy every constraint, `rows` in each table, over all the days.
 fn fill(postgres: &EmbeddedPostgres, rows: u32) {
@@ -32,6 +33,12 @@ fn fill(postgres: &EmbeddedPostgres, rows: u32) {
         SELECT 'e-' || n, 'auth-' || n % 500, 'res-' || n, 'acme/large', 100, 40, 10,
             timestamptz '2026-06-01 00:00Z' + make_interval(hours => n % ({DAYS} * 24), secs => n % 3600)
         FROM generate_series(1, {rows}) n;
+        INSERT INTO rating_anomaly (window_start, kind, auth_id, resource_id, model_id, base_models, events,
+            prompt_tokens, cached_tokens, completion_tokens, sample_request_id, run_id)
+        SELECT timestamptz '2026-06-01 00:00Z' + make_interval(hours => n % ({DAYS} * 24)), 'unpriced',
+            'auth-' || n % 500, 'res-' || n, 'acme/new', '{{}}', 1, 100, 40, 10, 'e-' || n, 'run'
+        FROM generate_series(1, {rows}) n;
+        ANALYZE rating_anomaly;
         ANALYZE rated_usage;
         ANALYZE billing_event"
     );
@@ -106,6 +113,7 @@ async fn statements_read_what_they_need_by_index() {
     let plan = rating_plan(postgres, &service, 41).await;
     assert!(whole(&plan, "billing_event"), "{plan}");
     drop(service);
+    anomalies(postgres, &stage).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
@@ -140,4 +148,31 @@ async fn pages(postgres: &EmbeddedPostgres, service: &Service) {
             assert!(used, "{filter:?}:\n{plan}");
         }
     }
+}
+
+/// Anomalies of a few hours, in a plan for all values, too, as it is made once all of them were
+/// asked for often.
+async fn anomalies(postgres: &EmbeddedPostgres, stage: &Stage) {
+    let (since, until) = (Some(hour(20 * 24)), Some(hour(20 * 24 + 6)));
+    let filter = Some(UsageFilter { since, until, ..Default::default() });
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        psql(postgres, &format!("ALTER ROLE CURRENT_USER SET plan_cache_mode = {mode}")).unwrap();
+        let service = stage.service(&[]).await;
+        let plan = anomaly_plan(postgres, &service, filter.clone()).await;
+        assert!(by_index(&plan, "rating_anomaly_pkey", "rating_anomaly"), "{mode}: {plan}");
+    }
+    psql(postgres, "ALTER TABLE rating_anomaly DROP CONSTRAINT rating_anomaly_pkey").unwrap();
+    let plan = anomaly_plan(postgres, &stage.service(&[]).await, filter).await;
+    assert!(whole(&plan, "rating_anomaly"), "the check can fail: {plan}");
+}
+
+async fn anomaly_plan(postgres: &EmbeddedPostgres, service: &Service, filter: Option<UsageFilter>) -> String {
+    let since = length(postgres);
+    let mut client = service.client_rating().await;
+    let request = ListAnomaliesRequest { filter, ..Default::default() };
+    let told = client.list_anomalies(request).await.map_err(Refusal::from).unwrap().into_inner();
+    assert_eq!(told.anomalies.len(), 1);
+    let plans = plans(postgres, ANOMALIES, since);
+    assert_eq!(plans.len(), 1);
+    plans.into_iter().next().unwrap()
 }

@@ -23,14 +23,22 @@ pub enum AnomalyKind {
 }
 
 impl AnomalyKind {
+    /// Every kind, with its name in the table.
+    const NAMES: [(AnomalyKind, &'static str); 4] = [
+        (AnomalyKind::Unattributable, "unattributable"),
+        (AnomalyKind::Malformed, "malformed"),
+        (AnomalyKind::Unpriced, "unpriced"),
+        (AnomalyKind::AmbiguousBase, "ambiguous_base"),
+    ];
+
     /// As the table has it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            AnomalyKind::Unattributable => "unattributable",
-            AnomalyKind::Malformed => "malformed",
-            AnomalyKind::Unpriced => "unpriced",
-            AnomalyKind::AmbiguousBase => "ambiguous_base",
-        }
+        Self::NAMES.iter().find(|(kind, _)| *kind == self).map_or("malformed", |(_, name)| name)
+    }
+
+    /// From the table, whose CHECK knows the same names.
+    pub fn parse(name: &str) -> AnomalyKind {
+        Self::NAMES.iter().find(|(_, n)| *n == name).map_or(AnomalyKind::Malformed, |(kind, _)| *kind)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Between the contract's messages and the service's words: proto types stop here.
 
+pub mod anomalies;
+mod enums;
 pub mod events;
 pub mod pricebook;
 pub mod rating;
+pub mod runs;
 pub mod time;
 pub mod usage;

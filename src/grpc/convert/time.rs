@@ -1,7 +1,7 @@
 //! Times, exact to the nanosecond.
 
-use chrono::{DateTime, Datelike, Utc};
-use prost_types::Timestamp;
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use prost_types::{Duration, Timestamp};
 
 /// A time for the wire.
 pub fn to_proto(time: DateTime<Utc>) -> Timestamp {
@@ -9,6 +9,11 @@ pub fn to_proto(time: DateTime<Utc>) -> Timestamp {
     // second before it again: the wire has none.
     let nanos = time.timestamp_subsec_nanos() % 1_000_000_000;
     Timestamp { seconds: time.timestamp(), nanos: nanos.cast_signed() }
+}
+
+/// A length of time for the wire.
+pub fn duration(length: TimeDelta) -> Duration {
+    Duration { seconds: length.num_seconds(), nanos: length.subsec_nanos() }
 }
 
 /// A time from the wire. None of a year outside 0001 to 9999, which the contract's timestamp
@@ -35,6 +40,16 @@ mod tests {
             prop_assert_eq!(time.timestamp(), seconds);
             prop_assert_eq!(to_proto(time), sent);
         }
+    }
+
+    #[test]
+    fn a_length_of_time_keeps_its_sign_in_both_parts() {
+        let sent = |milliseconds| {
+            let Duration { seconds, nanos } = duration(TimeDelta::milliseconds(milliseconds));
+            (seconds, nanos)
+        };
+        assert_eq!(sent(90_500), (90, 500_000_000));
+        assert_eq!(sent(-1_500), (-1, -500_000_000));
     }
 
     #[test]
