@@ -48,3 +48,29 @@ async fn a_run_of_many_chunks_equals_a_run_of_one() {
     assert_eq!(one.2, many.2);
     assert!(one.0[1].reconciled_deletions > 0 && one.0[1].ambiguous_base_events > 0);
 }
+
+/// Hours without events, hours whose events nobody can bill, and events that keep arriving in
+/// hours that are being rated.
+#[tokio::test]
+async fn a_run_ends_whatever_its_hours_hold() {
+    let rig = Rig::start(BOOK, &["--chunk-hours", "1"]).await;
+    let never = |n: u32| [event(&format!("u{n}")).model("acme/unknown"), event(&format!("n{n}")).auth("")];
+    let unbillable = (0..6).flat_map(never).map(|event| event.at("2026-06-01T03:30:00Z"));
+    rig.insert(unbillable).await;
+    let arriving = rig.pool().clone();
+    let arrive = tokio::spawn(async move {
+        for n in 0.. {
+            let at = format!("2026-06-01T{:02}:15:00Z", n % 12);
+            crate::harness::insert(&arriving, [event(&format!("late-{n}")).at(&at)]).await;
+        }
+    });
+    let result = rig.rated(backfill(0, 12)).await;
+    arrive.abort();
+    assert_eq!((result.unpriced_events, result.unattributable_events), (6, 6));
+    assert_eq!((rig.count("rating_run_chunk").await, rig.count("rating_lease").await), (12, 0));
+    // Whatever came too late for it is in the next run, and then there is nothing left to do.
+    rig.rated(backfill(0, 12)).await;
+    let last = rig.rated(backfill(0, 12)).await;
+    assert_eq!((last.inserted_rollups, last.updated_rollups), (0, 0));
+    assert_eq!(last.rated_events + 12, last.events);
+}
