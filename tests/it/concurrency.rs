@@ -55,7 +55,8 @@ async fn run(round: Round) {
     let overlaps = stage.number(OVERLAPS).await;
     let chunks = stage.number("SELECT count(*) FROM probe_seen").await;
     let takeovers =
-        stage.number("SELECT count(*) FROM rating_run WHERE error_message LIKE 'its lease ended%'").await;
+        "SELECT count(*) FROM rating_run WHERE resumed_at IS NOT NULL OR error_reason = 'LEASE_LOST'";
+    let takeovers = stage.number(takeovers).await;
 
     let service = stage.service(&[]).await;
     rate_until_done(&service, window(0, HOURS), Duration::from_secs(60)).await;
