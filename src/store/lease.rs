@@ -109,7 +109,8 @@ fn go_on(cancelling: Option<bool>) -> Result<(), Error> {
 }
 
 /// Cuts the lease down to what is left, so that newer hours are free for other runs; gives it
-/// back when nothing is.
+/// back when nothing is. It never grows: a chunk beside this one may be committed, and its process
+/// not know.
 pub(super) async fn shrink(
     connection: &mut PgConnection,
     lease: &Lease,
@@ -118,7 +119,7 @@ pub(super) async fn shrink(
     let touched = match left {
         Some(left) => {
             sqlx::query!(
-                "UPDATE rating_lease SET during = $3 WHERE run_id = $1 AND fence = $2",
+                "UPDATE rating_lease SET during = during * $3 WHERE run_id = $1 AND fence = $2",
                 lease.run_id,
                 lease.fence,
                 range(left)

@@ -1,7 +1,6 @@
 //! The durable record of a run. It begins together with its lease, in one transaction: a
 //! request that is refused leaves nothing, and its id is not used up.
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::lease::{self, Holder, Lease};
@@ -121,25 +120,19 @@ impl Db {
     }
 
     /// Writes down how a run leaves its process, and gives its lease back: nobody has to wait.
-    /// False: the lease is another's by now, and so is the record.
-    pub async fn leave_run(
-        &self,
-        lease: &Lease,
-        leaves: &Leaves<'_>,
-        remaining_end: DateTime<Utc>,
-    ) -> Result<bool, Error> {
+    /// What it leaves is what its lease still covers: that knows of a chunk whose COMMIT was done
+    /// and not answered. False: the lease is another's by now, or nobody's, and so is the record.
+    pub async fn leave_run(&self, lease: &Lease, leaves: &Leaves<'_>) -> Result<bool, Error> {
         let mut tx = self.control.begin().await?;
         // The lease first, in the order of a takeover: the other way round the two deadlock.
-        let given_back = sqlx::query!(
-            "DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2",
+        let remaining_end = sqlx::query_scalar!(
+            r#"DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2 RETURNING upper(during) AS "end!""#,
             lease.run_id,
             lease.fence
         )
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
-        if given_back.rows_affected() == 0 {
-            return Ok(false);
-        }
+        let Some(remaining_end) = remaining_end else { return Ok(false) };
         let (state, failure) = match leaves {
             Leaves::Failed(failure) => (RunState::Failed, Some(failure)),
             Leaves::Cancelled => (RunState::Cancelled, None),

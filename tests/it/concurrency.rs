@@ -96,7 +96,9 @@ async fn run(round: Round) {
     let tally = load(&stage, round).await;
     let overlaps = stage.number(OVERLAPS).await;
     let chunks = stage.number("SELECT count(*) FROM probe_seen").await;
-    let takeovers = stage.number("SELECT count(*) FROM rating_run WHERE remaining_end IS NOT NULL").await;
+    let takeovers =
+        "SELECT count(*) FROM rating_run WHERE resumed_at IS NOT NULL OR error_reason = 'LEASE_LOST'";
+    let takeovers = stage.number(takeovers).await;
 
     let service = stage.service(&[]).await;
     rate_until_done(&service, window(0, HOURS), Duration::from_secs(60)).await;

@@ -7,7 +7,6 @@ mod commit;
 mod dead;
 mod disk;
 mod drain;
-mod proxy;
 mod standby;
 
 use std::net::TcpListener;

@@ -5,6 +5,7 @@
 mod admin;
 mod cli;
 mod concurrency;
+mod durable;
 mod embedded;
 mod events;
 mod faults;
@@ -16,6 +17,7 @@ mod migrations;
 mod plans;
 mod pricebooks;
 mod property;
+mod proxy;
 mod rate_window;
 mod reading;
 mod rig;

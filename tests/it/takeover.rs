@@ -286,7 +286,7 @@ async fn the_end_of_a_run_and_its_takeover_do_not_deadlock() {
             AND datname = current_database() AND wait_event_type = 'Lock'";
         let failure = Failure { reason: "INTERNAL", message: "failed", refused_rollups: None };
         let leaves = Leaves::Failed(failure);
-        let fail = async { db.leave_run(&lease, &leaves, start).await.map(drop) };
+        let fail = async { db.leave_run(&lease, &leaves).await.map(drop) };
         let reap = async { db.take_over("another", Duration::from_secs(2)).await.map(drop) };
         let second = async {
             until("the first waits", SOON, async || stage.number(waits).await > 0).await;

@@ -75,13 +75,15 @@ pub(super) struct Execution<'a> {
     book: &'a Pricebook,
     legacy: Legacy,
     before: Done,
+    /// When this process took it over; `None` where it began it.
+    resumed_at: Option<DateTime<Utc>>,
 }
 
 impl<'a> Execution<'a> {
     /// Of a run that begins.
     pub fn new(rater: &'a Rater, run: &NewRun, lease: Lease, book: &'a Pricebook) -> Execution<'a> {
         let (legacy, before) = (Legacy::default(), Done::default());
-        Execution { rater, run: run.into(), lease, book, legacy, before }
+        Execution { rater, run: run.into(), lease, book, legacy, before, resumed_at: None }
     }
 
     /// Of one that another process began.
@@ -93,7 +95,7 @@ impl<'a> Execution<'a> {
         book: &'a Pricebook,
     ) -> Execution<'a> {
         let before = Done { counts: record.counts.clone(), lost_cost: record.lost_cost };
-        Execution { rater, run: record.into(), lease, book, legacy, before }
+        Execution { rater, run: record.into(), lease, book, legacy, before, resumed_at: record.resumed_at }
     }
 
     /// Runs to the end, whatever it is, and tells it: to the log, the metrics and the caller.
@@ -133,9 +135,8 @@ impl<'a> Execution<'a> {
     async fn leave(&self, error: Error, tracker: &Tracker, took: Duration) -> Result<Report, Error> {
         let failure = self.failure(&error, tracker);
         if let Error::Store(store::Error::LeaseLost) = error {
-            return self.taken_over(failure).await;
+            return self.taken_over(&error, failure, took).await;
         }
-        tell::tell_leave(&error, &failure);
         let (state, refused_rollups) = match failure.reason {
             FailureReason::RunCancelled => (RunState::Cancelled, None),
             FailureReason::ShuttingDown => (RunState::Pending, None),
@@ -150,30 +151,57 @@ impl<'a> Execution<'a> {
                 Leaves::Failed(Failure { reason, message, refused_rollups })
             }
         };
-        match self.rater.db.leave_run(&self.lease, &leaves, remaining_end(&self.run, tracker)).await {
-            // Between the error and here another process took it.
-            Ok(false) => return self.taken_over(failure).await,
-            Ok(true) if state.is_finished() => {
-                let mut report = self.report(tracker.done().counts.clone(), state);
-                report.add(refused_rollups.map(decrease_refused));
-                self.tell_end(&report, took);
+        match self.rater.db.leave_run(&self.lease, &leaves).await {
+            // Between the error and here another process took it, or its last chunk is committed.
+            Ok(false) => return self.taken_over(&error, failure, took).await,
+            Ok(true) => {
+                tell::tell_leave(&error, &failure);
+                if state.is_finished() {
+                    self.tell_end(&self.ended(tracker, state, refused_rollups).await, took);
+                }
             }
-            Ok(true) => {}
             // Its lease runs out, and another process, or this one, goes on with it.
-            Err(error) => {
+            Err(unrecorded) => {
+                tell::tell_leave(&error, &failure);
+                let error = unrecorded;
                 tracing::warn!(run_id = self.run.run_id, error = %error, "how the run ended could not be recorded");
             }
         }
         Err(Error::RunFailed(failure))
     }
 
-    /// The lease is another's, or nobody's for a moment. What becomes of the run is decided
-    /// elsewhere; if it has ended there, its caller gets that.
-    async fn taken_over(&self, failure: RunFailure) -> Result<Report, Error> {
-        tracing::warn!(run_id = self.run.run_id, "the lease is lost; the run is in other hands");
+    /// A run that this process has ended, from its record, which knows of a chunk whose COMMIT was
+    /// done and not answered.
+    async fn ended(&self, tracker: &Tracker, state: RunState, refused_rollups: Option<i64>) -> Report {
+        if let Ok(Some(record)) = self.rater.db.find_run(&self.run.run_id).await {
+            return Report::of(&record);
+        }
+        let mut report = self.report(tracker.done().counts.clone(), state);
+        report.add(refused_rollups.map(decrease_refused));
+        report
+    }
+
+    /// The lease is another's, or nobody's. What becomes of the run is decided elsewhere; if it has
+    /// ended there, its caller gets that.
+    async fn taken_over(&self, error: &Error, failure: RunFailure, took: Duration) -> Result<Report, Error> {
         match self.rater.db.find_run(&self.run.run_id).await {
-            Ok(Some(record)) if record.state.is_finished() => super::rate_window::recorded(&record),
-            _ => Err(Error::RunFailed(RunFailure { reason: FailureReason::LeaseLost, ..failure })),
+            // Nobody took it over: it was our last COMMIT, whose answer was lost, that ended it.
+            Ok(Some(record))
+                if record.state == RunState::Succeeded && record.resumed_at == self.resumed_at =>
+            {
+                let report = Report::of(&record);
+                self.tell_end(&report, took);
+                tell::tell_success(&report, took);
+                Ok(report)
+            }
+            Ok(Some(record)) if record.state.is_finished() => {
+                tell::tell_taken_over(error, &failure);
+                super::rate_window::recorded(&record)
+            }
+            _ => {
+                tell::tell_taken_over(error, &failure);
+                Err(Error::RunFailed(RunFailure { reason: FailureReason::LeaseLost, ..failure }))
+            }
         }
     }
 
@@ -189,10 +217,6 @@ impl<'a> Execution<'a> {
             left,
         }
     }
-}
-
-fn remaining_end(run: &RunSpec, tracker: &Tracker) -> DateTime<Utc> {
-    tracker.left().map_or(run.window.start, |left| left.end)
 }
 
 /// How a recorded run ended without its result, if it did.

@@ -73,6 +73,13 @@ pub(super) fn tell_success(report: &Report, took: Duration) {
     );
 }
 
+/// The run has left this process for another, or for nobody yet.
+pub(super) fn tell_taken_over(error: &Error, failure: &RunFailure) {
+    let source = error.source().map(|source| format!("{source:?}")).unwrap_or_default();
+    let (run_id, hours) = (&failure.run_id, failure.hours_committed);
+    tracing::warn!(run_id, error = %error, source, hours_committed = hours, "the run is in other hands");
+}
+
 /// The run leaves this process; the error's own text stays here.
 pub(super) fn tell_leave(error: &Error, failure: &RunFailure) {
     let (run_id, reason, hours) = (&failure.run_id, failure.reason.as_str(), failure.hours_committed);

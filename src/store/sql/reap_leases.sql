@@ -12,8 +12,10 @@ gone AS (
 )
 UPDATE rating_run r
 SET state = CASE r.state WHEN 'cancelling' THEN r.state ELSE 'pending' END,
-    -- Where it stands is where it stood when the last process took it over.
-    fruitless_takeovers = CASE WHEN r.remaining_end = g.remaining_end THEN r.fruitless_takeovers + 1 ELSE 0 END,
+    -- A chunk of the last process is progress, in whatever order chunks were committed.
+    fruitless_takeovers = CASE WHEN EXISTS (SELECT FROM rating_run_chunk c
+            WHERE c.run_id = r.run_id AND c.committed_at >= coalesce(r.resumed_at, r.started_at))
+        THEN 0 ELSE r.fruitless_takeovers + 1 END,
     remaining_end = g.remaining_end
 FROM gone g
 WHERE r.run_id = g.run_id AND r.finished_at IS NULL

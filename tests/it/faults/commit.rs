@@ -6,7 +6,7 @@ use std::time::Duration;
 use rater::proto::BillingEvent;
 use tonic::Code;
 
-use super::proxy::{Cut, Proxy};
+use crate::proxy::{Proxy, Side};
 use crate::stage::{Refusal, Stage, assert_no_panic, event, rate, rate_until_done, record, window};
 
 fn unknown(refused: &Refusal) {
@@ -17,7 +17,7 @@ fn unknown(refused: &Refusal) {
 #[tokio::test]
 async fn a_run_whose_commit_is_cut_says_so_and_a_repeat_converges() {
     // The first COMMIT is that of the lease and the record, then one a chunk.
-    let all = [(1, Cut::Before), (1, Cut::After), (2, Cut::Before), (2, Cut::After), (3, Cut::After)];
+    let all = [(1, Side::Before), (1, Side::After), (2, Side::Before), (2, Side::After), (3, Side::After)];
     let mut cases = tokio::task::JoinSet::new();
     for (nth, cut) in all {
         cases.spawn(a_cut_run(nth, cut));
@@ -27,7 +27,7 @@ async fn a_run_whose_commit_is_cut_says_so_and_a_repeat_converges() {
     }
 }
 
-async fn a_cut_run(nth: u32, cut: Cut) {
+async fn a_cut_run(nth: u32, cut: Side) {
     let stage = Stage::new().await;
     stage.fill("e", 0, 2, 30).await;
     let proxy = Proxy::to(&stage.url).await;
@@ -35,8 +35,8 @@ async fn a_cut_run(nth: u32, cut: Cut) {
     let service = stage.service_over(&proxy.url(&stage.url), &arguments).await;
     proxy.cut(nth, cut);
     let answer = rate(&service, window(0, 2)).await;
-    assert!(proxy.has_cut());
-    if (nth, cut) == (3, Cut::After) {
+    assert!(proxy.has_struck());
+    if (nth, cut) == (3, Side::After) {
         // The last commit: the record says that the run is done.
         assert_eq!(answer.unwrap().inserted_rollups, 60);
     } else {
@@ -47,14 +47,14 @@ async fn a_cut_run(nth: u32, cut: Cut) {
         assert_eq!(hours_committed, if nth == 3 { "1" } else { "0" }, "{refused:?}");
     }
     let rows = stage.number("SELECT count(*) FROM rated_usage").await;
-    let committed = i64::from(nth) - 1 - i64::from(cut == Cut::Before);
+    let committed = i64::from(nth) - 1 - i64::from(cut == Side::Before);
     assert_eq!(rows, 30 * committed.max(0), "{nth} {cut:?}");
 
     let (result, refused) = rate_until_done(&service, window(0, 2), Duration::from_secs(20)).await;
     assert!(refused.iter().all(|reason| reason == "WINDOW_BUSY"), "{nth} {cut:?} {refused:?}");
     assert_eq!((result.rated_events, result.rollups), (60, 60));
     // A run that began without its caller's knowledge goes on by itself, unless a later one ends it.
-    let unknown_to_all = (nth, cut) == (1, Cut::After);
+    let unknown_to_all = (nth, cut) == (1, Side::After);
     let unchanged = result.unchanged_rollups;
     assert!(unchanged == rows || unknown_to_all && unchanged == 60, "{nth} {cut:?} {result:?}");
     assert_eq!(stage.mismatches().await, 0);
@@ -67,14 +67,14 @@ async fn a_cut_run(nth: u32, cut: Cut) {
 
 #[tokio::test]
 async fn a_batch_whose_commit_is_cut_says_so_and_is_stored_once() {
-    for (cut, stored) in [(Cut::Before, 200), (Cut::After, 0)] {
+    for (cut, stored) in [(Side::Before, 200), (Side::After, 0)] {
         let stage = Stage::new().await;
         let proxy = Proxy::to(&stage.url).await;
         let service = stage.service_over(&proxy.url(&stage.url), &[]).await;
         let batch: Vec<BillingEvent> = (0..200).map(|n| event(&format!("e-{n}"), 0)).collect();
         proxy.cut(1, cut);
         let refused = record(&service, &batch).await.unwrap_err();
-        assert!(proxy.has_cut());
+        assert!(proxy.has_struck());
         unknown(&refused);
         assert!(refused.retry.is_some());
         let again = record(&service, &batch).await.unwrap();
