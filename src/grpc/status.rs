@@ -79,7 +79,7 @@ pub fn run_continues(run_id: Option<String>) -> Status {
         ),
         None => Status::new(
             Code::DeadlineExceeded,
-            "the deadline passed and nothing was begun, or a dry run was not done; try again with a longer one",
+            "the deadline passed before a run began; ask again with the same request_id and more time",
         ),
     }
 }
