@@ -1,11 +1,14 @@
 //! The brake, `--max-routine-decrease`: a routine run that would take away more billed cost than
 //! it may takes away nothing, and says so everywhere.
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 use rater::grpc::client::Failure;
 use rater::proto::{FindingCode, RateWindowRequest, Severity};
 
-use crate::harness::{Event, event, run};
-use crate::rig::{BOOK, Gate, Rig, backfill, dearer, findings, routine};
+use crate::harness::{Event, Service, event, run};
+use crate::rig::{BOOK, Gate, Rig, backfill, dearer, eventually, findings, routine};
 
 /// Hours 8 to 12.
 const WINDOW: (u32, u32) = (8, 12);
@@ -179,10 +182,41 @@ async fn what_vanishes_after_the_survey_stops_the_run_before_it_is_lost() {
     let hours: Vec<String> = rig.costs().await.into_iter().map(|(hour, _)| hour).collect();
     assert_eq!(hours, ["08", "08", "08", "08", "09", "09", "10", "10", "11"]);
     // Both are told: what was lost, and what was refused.
-    for (code, count) in [("RECONCILED_DELETIONS", 1), ("DECREASE_REFUSED", 3)] {
+    for (code, count) in [("RECONCILED_DELETIONS", 1), ("DECREASE_REFUSED", 2)] {
         let line = rig.logged(|line| line["code"] == code && line["level"] == "ERROR").await;
         assert_eq!(line["count"], count, "{line}");
     }
+    rig.assert_explained().await;
+}
+
+#[tokio::test]
+async fn what_one_process_lost_counts_for_the_one_that_takes_its_run_over() {
+    let brake = ["--max-routine-decrease", "20%"];
+    let mut rig = billed(&brake, &["--chunk-hours", "1", "--lease-ttl", "2s"]).await;
+    // As much as may go, in the newest hour.
+    lose(&rig, 8..10).await;
+    let before = rig.count("rating_run_chunk").await;
+    let second = "NEW.chunk_start = '2026-06-01T10:00Z'";
+    let gate = rig.gate("BEFORE INSERT ON rating_run_chunk FOR EACH ROW", second).await;
+    let mut client = rig.client();
+    let run = tokio::spawn(async move { client.rate_window(window()).await });
+    eventually("it is lost", async || rig.count("rating_run_chunk").await == before + 1).await;
+    rig.service.signal(Signal::SIGKILL);
+    rig.service.wait(Duration::from_secs(20)).await;
+    assert!(run.await.unwrap().is_err());
+    gate.open().await;
+    lose(&rig, 0..1).await;
+    let path = rig.book_path();
+    let arguments = [&["--pricebook", path.to_str().unwrap(), "--lease-ttl", "2s"], &brake[..]].concat();
+    rig.service = Service::start(&rig.db.url, &arguments).await;
+    eventually("it has ended", async || {
+        rig.one::<i64>("SELECT count(*) FROM rating_run WHERE state = 'failed'").await == 1
+    })
+    .await;
+    let sql = "SELECT concat_ws(' ', error_reason, refused_rollups, remaining_end AT TIME ZONE 'UTC')
+        FROM rating_run WHERE state = 'failed'";
+    assert_eq!(rig.one::<String>(sql).await, "DECREASE_REFUSED 1 2026-06-01 11:00:00");
+    assert_eq!(rig.rows().await.len(), 8);
     rig.assert_explained().await;
 }
 
