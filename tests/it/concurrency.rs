@@ -154,8 +154,14 @@ async fn load(stage: &Stage, round: Round) -> Tally {
     stage.fill("start", 0, HOURS, 8).await;
     let ttl = if round.stalls { "1s" } else { "30s" };
     let mut services = Vec::new();
-    for _ in 0..round.services {
-        let arguments = ["--lease-ttl", ttl, "--chunk-hours", "6", "--database-connections", "8"];
+    for n in 0..round.services as u64 {
+        // Each kind beside the other, and each stands still in its turn.
+        let parallel = if (n + round.seed).is_multiple_of(2) { "1" } else { "3" };
+        let arguments = [
+            &["--lease-ttl", ttl, "--chunk-hours", "3"][..],
+            &["--parallel", parallel, "--database-connections", "8"],
+        ]
+        .concat();
         services.push(stage.service(&arguments).await);
     }
     let until = Instant::now() + round.length;
