@@ -119,8 +119,11 @@ fn run_failed(failure: RunFailure) -> (Code, ErrorDetails) {
         metadata.push(("left_start", rfc3339(left.start)));
         metadata.push(("left_end", rfc3339(left.end)));
     }
+    if let Some(hash) = failure.plan_hash {
+        metadata.push(("plan_hash", hash));
+    }
     let mut details = info(failure.reason.as_str(), &metadata);
-    if matches!(failure.reason, FailureReason::DatabaseUnavailable | FailureReason::ShuttingDown) {
+    if failure.goes_on {
         details.set_retry_info(Some(RETRY_AFTER));
     }
     (code, details)
