@@ -101,14 +101,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// The plan's hash now, if the run must keep to another one.
-    pub(super) fn plan_hash(&self) -> Option<String> {
-        match self {
-            Error::PlanChanged { now } => now.clone(),
-            _ => None,
-        }
-    }
-
     /// How many rollups the brake refused to delete or shrink, if it did.
     pub(super) fn refused_rollups(&self) -> Option<i64> {
         match self {
@@ -133,8 +125,6 @@ pub struct RunFailure {
     pub left: Option<Window>,
     /// Whether another process, or this one, goes on with it: the same request id finds it again.
     pub goes_on: bool,
-    /// The plan's hash now, where the run must keep to another one.
-    pub plan_hash: Option<String>,
 }
 
 impl RunFailure {

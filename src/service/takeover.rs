@@ -9,6 +9,7 @@ use super::Error;
 use super::rate_window::Rater;
 use super::run::Execution;
 use crate::domain::pricebook::Pricebook;
+use crate::domain::run_state::RunState;
 use crate::store::{self, Lease, Legacy, RunRecord, Taken};
 
 /// The longest time between two looks.
@@ -72,8 +73,13 @@ impl Rater {
 
     /// Tells a run that was ended without a process, with what its committed chunks had found.
     pub(super) async fn tell_ended(&self, run_id: &str) {
-        if self.tell_run(run_id).await {
-            tracing::warn!(run_id, "the run had no process any more; it has ended");
+        let Some(record) = self.tell_run(run_id).await else { return };
+        let (reason, error) = (&record.error_reason, &record.error_message);
+        match record.state {
+            RunState::Failed => {
+                tracing::error!(run_id, reason, error, "a run without a process has failed");
+            }
+            state => tracing::info!(run_id, state = state.as_str(), "a run without a process has ended"),
         }
     }
 }

@@ -154,7 +154,6 @@ async fn a_run_that_fails_tells_what_is_left() {
             end: "2026-06-01T12:00:00Z".parse().expect("a time"),
         }),
         goes_on: false,
-        plan_hash: None,
     };
     let watch = [Answer::Is(Streams::ends([progress("r1", RunState::Failed, 3)]))].into();
     let rate = [begun(), Answer::Refuses(Error::RunFailed(failure))].into();

@@ -96,8 +96,7 @@ mod tests {
     fn failed(reason: FailureReason) -> Error {
         let (run_id, message) = ("r1".into(), "gone".into());
         let goes_on = reason == FailureReason::ShuttingDown;
-        let (hours_committed, left, plan_hash) = (3, None, None);
-        Error::RunFailed(RunFailure { run_id, reason, message, hours_committed, left, goes_on, plan_hash })
+        Error::RunFailed(RunFailure { run_id, reason, message, hours_committed: 3, left: None, goes_on })
     }
 
     fn succeeded() -> Answer<RateWindowResponse> {

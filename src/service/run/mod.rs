@@ -181,7 +181,6 @@ impl<'a> Execution<'a> {
             hours_committed: tracker.hours_done(),
             left: tracker.left(),
             goes_on: false,
-            plan_hash: error.plan_hash(),
         }
     }
 }
@@ -204,7 +203,6 @@ fn recorded_failure(record: &RunRecord) -> Option<RunFailure> {
         hours_committed: record.progress.hours_done,
         left: record.remaining_end.filter(|end| *end > record.window.start).map(left),
         goes_on: false,
-        plan_hash: None,
     })
 }
 

@@ -31,16 +31,12 @@ pub(super) fn tell_start(run: &RunSpec, book: &Pricebook, chunks_before: usize) 
 impl Rater {
     /// Tells what a run that has ended found, all of it, once in all processes: whoever gets to it
     /// first takes it. What nobody gets to, the sweep does.
-    pub(in crate::service) async fn tell_run(&self, run_id: &str) -> bool {
+    pub(in crate::service) async fn tell_run(&self, run_id: &str) -> Option<RunRecord> {
         match self.claim(run_id).await {
-            Ok(Some(record)) => {
-                tell_record(&self.metrics, &record);
-                true
-            }
-            Ok(None) => false,
+            Ok(record) => record.inspect(|record| tell_record(&self.metrics, record)),
             Err(error) => {
                 tracing::warn!(run_id, error = %error, "what the run found is not told yet");
-                false
+                None
             }
         }
     }
