@@ -122,7 +122,9 @@ impl Backfill {
             Kill::After(delay) => {
                 tokio::time::sleep(delay).await;
                 let struck = !done().await;
-                service.signal(Signal::SIGKILL);
+                if struck {
+                    service.signal(Signal::SIGKILL);
+                }
                 struck
             }
         };
@@ -130,9 +132,9 @@ impl Backfill {
             service.wait(SOON).await;
             *self.kills.entry(name(kill)).or_default() += 1;
         }
-        drop(service);
         let answer = call.await.unwrap();
         assert!(struck || answer.is_ok(), "{kill:?} {answer:?}");
+        drop(service);
         quiet(&self.stage).await;
         hold_leases(&self.stage).await;
         let faults = (self.stage.number(AHEAD).await, self.stage.feed_faults().await);

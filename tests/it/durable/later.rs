@@ -45,7 +45,7 @@ async fn a_later_backfill_ends_the_run_when_it_begins() {
     let db = store(&dead.stage);
     let begun = db.begin_run(&new_run("later", 0, 1, &book(&dead.stage))).await.unwrap();
     let Begun::Started(_, told) = begun else { panic!("{begun:?}") };
-    assert_eq!(told, [dead.run_id.clone()]);
+    assert_eq!(told, std::slice::from_ref(&dead.run_id));
     let failed = ended("failed", "LEASE_LOST", 50 * DAY);
     assert_eq!(dead.record().await, failed);
     // Its process dies, too; it goes on, and the one that it ended does not.
