@@ -90,6 +90,9 @@ if [[ $code == 2 ]]; then
     echo "billed, not even at 0. With a price there, the same command bills them."
 fi
 
+say "What a pricebook with that price would change; nothing is written"
+show rate --since "$since" --until "$until" --dry-run --pricebook demo/next-pricebook.yaml
+
 if [[ $mode == run ]]; then
     say "Serving on $address until Ctrl-C"
     echo "What it logs:         $log"

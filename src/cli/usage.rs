@@ -2,16 +2,14 @@
 
 use std::process::ExitCode;
 
-use chrono::{DateTime, Utc};
-
 use super::client::ClientOptions;
 use super::console::{Console, Reader};
 use super::fail;
+use super::filter::FilterOptions;
 use super::output::page;
 use super::words::time;
 use crate::grpc::client::rating::RatingClient;
-use crate::grpc::convert::time::to_proto;
-use crate::proto::{GetRatedUsageRequest, RatedUsage, UsageFilter};
+use crate::proto::{GetRatedUsageRequest, RatedUsage};
 
 /// Read rated usage
 #[derive(Debug, clap::Args)]
@@ -30,21 +28,8 @@ enum Command {
 struct List {
     #[command(flatten)]
     client: ClientOptions,
-    /// Hours that start at or after this (RFC 3339)
-    #[arg(long, env = "RATER_SINCE", value_name = "TIME", value_parser = super::time::parse)]
-    since: Option<DateTime<Utc>>,
-    /// Hours that start before this
-    #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = super::time::parse)]
-    until: Option<DateTime<Utc>>,
-    /// Only this identity (may be given again)
-    #[arg(long = "auth-id", env = "RATER_AUTH_ID", value_name = "ID")]
-    auth_ids: Vec<String>,
-    /// Only this resource (may be given again)
-    #[arg(long = "resource-id", env = "RATER_RESOURCE_ID", value_name = "ID")]
-    resource_ids: Vec<String>,
-    /// Only this model (may be given again)
-    #[arg(long = "model-id", env = "RATER_MODEL_ID", value_name = "ID")]
-    model_ids: Vec<String>,
+    #[command(flatten)]
+    filter: FilterOptions,
     /// Rows in a page (at most 10,000)
     #[arg(long, env = "RATER_PAGE_SIZE", default_value_t = 1_000, value_parser = clap::value_parser!(i32).range(1..))]
     page_size: i32,
@@ -85,13 +70,7 @@ impl List {
     async fn print(self) -> Result<(), String> {
         let mut client = RatingClient::new(self.client.channel().await?);
         let mut request = GetRatedUsageRequest {
-            filter: Some(UsageFilter {
-                since: self.since.map(to_proto),
-                until: self.until.map(to_proto),
-                auth_ids: self.auth_ids,
-                resource_ids: self.resource_ids,
-                model_ids: self.model_ids,
-            }),
+            filter: Some(self.filter.filter()),
             page_size: self.page_size,
             page_token: String::new(),
         };

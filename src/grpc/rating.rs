@@ -44,7 +44,7 @@ impl RatingService for Rating {
     ) -> Result<Response<RateWindowResponse>, Status> {
         let patience = patience(request.metadata());
         let request = rating::rate_request(request.into_inner()).map_err(status)?;
-        let detach = request.detach;
+        let (detach, dry_run) = (request.detach, request.dry_run);
         let mut ticket = self.rater.rate_window(request).map_err(status)?;
         let answer = async {
             match detach {
@@ -56,6 +56,7 @@ impl RatingService for Rating {
             None => answer.await,
             Some(patience) => match tokio::time::timeout(patience, answer).await {
                 Ok(result) => result,
+                Err(_) if dry_run => return Err(deadline_passed()),
                 Err(_) => return Err(run_continues(ticket.run_id())),
             },
         };

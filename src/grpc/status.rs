@@ -78,9 +78,10 @@ pub fn run_continues(run_id: Option<String>) -> Status {
             format!("the deadline passed; run {run_id} goes on"),
             info("RUN_CONTINUES", &[("run", run_id)]),
         ),
-        None => Status::new(
+        None => Status::with_error_details(
             Code::DeadlineExceeded,
-            "the deadline passed and nothing was begun, or a dry run was not done; try again with a longer one",
+            "the deadline passed before there was a run; it may still begin: the same request_id finds it",
+            info("RUN_CONTINUES", &[]),
         ),
     }
 }

@@ -47,7 +47,9 @@ pub(super) async fn reap(connection: &mut PgConnection, window: Option<Window>) 
     Ok(())
 }
 
-/// Tries for a lease on `window`. None: an overlapping one is held.
+/// Tries for a lease on `window`, under the gate. None: an overlapping one is held. It is looked
+/// for first: the constraint alone would wait for a holder that is about to commit a chunk, and
+/// everyone else at the gate with it.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     run_id: &str,
@@ -56,7 +58,8 @@ pub(super) async fn insert(
 ) -> Result<Option<i64>, sqlx::Error> {
     sqlx::query_scalar!(
         "INSERT INTO rating_lease (run_id, during, expires_at)
-         VALUES ($1, $2, clock_timestamp() + $3::interval)
+         SELECT $1, $2, clock_timestamp() + $3::interval
+         WHERE NOT EXISTS (SELECT FROM rating_lease WHERE during && $2)
          ON CONFLICT DO NOTHING RETURNING fence",
         run_id,
         range(window),

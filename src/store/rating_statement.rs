@@ -57,13 +57,13 @@ pub struct Rated {
     pub by_model: Vec<CostChange>,
     /// Changes by customer.
     pub by_auth_id: Vec<CostChange>,
-    /// Traffic by model.
-    pub traffic: Vec<ModelTraffic>,
 }
 
 #[derive(Debug, serde::Deserialize)]
 struct CostRow {
-    name: String,
+    /// One of the two: what it is grouped by.
+    model: Option<String>,
+    auth_id: Option<String>,
     previous: String,
     total: String,
     inserted: i64,
@@ -132,8 +132,7 @@ struct Row {
     highest_fence: Option<i64>,
     foreign_currency: Option<String>,
     hour_hashes: Option<Vec<Vec<u8>>>,
-    by_model: Option<Json<Vec<CostRow>>>,
-    by_auth_id: Option<Json<Vec<CostRow>>>,
+    cost_changes: Option<Json<Vec<CostRow>>>,
     traffic: Option<Json<Vec<TrafficRow>>>,
 }
 
@@ -179,13 +178,13 @@ pub(super) async fn execute(
         row.check_unwritten()?;
     }
     let counts = conserved(counts!(row))?;
+    let (by_model, by_auth_id) = cost_changes(row.cost_changes)?;
     Ok(Rated {
         counts,
         lost_cost: money(&row.lost_cost)?,
         hour_hashes: hour_hashes(row.hour_hashes.unwrap_or_default())?,
-        by_model: cost_changes(row.by_model)?,
-        by_auth_id: cost_changes(row.by_auth_id)?,
-        traffic: models(row.traffic),
+        by_model,
+        by_auth_id,
     })
 }
 
@@ -257,18 +256,21 @@ pub(super) fn hour_hashes(hashes: Vec<Vec<u8>>) -> Result<Vec<HourHash>, Error> 
     hashes.into_iter().map(whole).collect()
 }
 
-fn cost_changes(rows: Option<Json<Vec<CostRow>>>) -> Result<Vec<CostChange>, Error> {
-    let change = |row: CostRow| {
-        Ok(CostChange {
+/// The changes by model, and by customer.
+fn cost_changes(rows: Option<Json<Vec<CostRow>>>) -> Result<(Vec<CostChange>, Vec<CostChange>), Error> {
+    let (mut by_model, mut by_auth_id) = (Vec::new(), Vec::new());
+    for row in rows.map(|Json(rows)| rows).unwrap_or_default() {
+        let of = if row.model.is_some() { &mut by_model } else { &mut by_auth_id };
+        of.push(CostChange {
             previous_cost: money(&row.previous)?,
             total_cost: money(&row.total)?,
-            name: row.name,
+            name: row.model.or(row.auth_id).unwrap_or_default(),
             inserted_rollups: row.inserted,
             updated_rollups: row.updated,
             reconciled_deletions: row.deleted,
-        })
-    };
-    rows.map(|Json(rows)| rows).unwrap_or_default().into_iter().map(change).collect()
+        });
+    }
+    Ok((by_model, by_auth_id))
 }
 
 /// R4, before anything is committed or believed.

@@ -15,10 +15,11 @@ use tonic::transport::Channel;
 
 use crate::events::Random;
 use crate::harness::{Service, soak};
-use crate::stage::{Refusal, Stage, assert_no_panic, event, hour, rate_until_done, record, window};
+use crate::stage::{Refusal, Stage, assert_no_panic, event, hour, rate_until_done, record, until, window};
 
 const CALLERS: u64 = 64;
 const HOURS: i64 = 72;
+const SOON: Duration = Duration::from_secs(20);
 const PROBE: &str = include_str!("concurrency/probe.sql");
 /// Pairs of committed chunks that rated an hour at once.
 const OVERLAPS: &str = "SELECT count(*) FROM probe_seen a JOIN probe_seen b
@@ -46,6 +47,47 @@ async fn r8_no_hour_is_rated_twice_at_once_and_the_table_is_right_afterwards() {
             run(Round { seed: seed * 2 + u64::from(stalls), length, services, stalls }).await;
         }
     }
+}
+
+/// A chunk that is about to commit has cut its lease down already, and nobody knows yet.
+#[tokio::test]
+async fn whoever_asks_for_hours_that_are_about_to_be_free_holds_up_nobody() {
+    let stage = Stage::new().await;
+    stage.fill("e", 0, 2, 5).await;
+    stage
+        .sql(
+            "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$;
+             CREATE TRIGGER hold BEFORE INSERT ON change_batch FOR EACH STATEMENT EXECUTE FUNCTION hold()",
+        )
+        .await;
+    let mut hold = stage.pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7)").execute(&mut *hold).await.unwrap();
+    let service = stage.service(&["--chunk-hours", "1"]).await;
+    let mut client = service.client_rating().await;
+    let held = tokio::spawn(async move { client.rate_window(window(0, 2)).await.map_err(Refusal::from) });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name = 'rater' AND wait_event = 'advisory'";
+    until("it is about to commit", SOON, async || stage.number(waits).await == 1).await;
+    let mut others = Vec::new();
+    for request in [window(1, 2), window(0, 1), window(5, 6)] {
+        let mut client = service.client_rating().await;
+        others.push(tokio::spawn(async move {
+            let answer = client.rate_window(request).await.map_err(Refusal::from);
+            answer.map(|_| ()).map_err(|refused| refused.reason)
+        }));
+    }
+    let mut others = others.into_iter();
+    for _ in 0..2 {
+        let answer = tokio::time::timeout(SOON, others.next().unwrap()).await.expect("at once");
+        assert_eq!(answer.unwrap(), Err("WINDOW_BUSY".into()));
+    }
+    // One without events has nothing to say in the feed.
+    let answer = tokio::time::timeout(SOON, others.next().unwrap()).await.expect("at once");
+    assert_eq!(answer.unwrap(), Ok(()));
+    assert_eq!(stage.number(waits).await, 1, "still there");
+    hold.rollback().await.unwrap();
+    held.await.unwrap().unwrap();
 }
 
 async fn run(round: Round) {
@@ -82,17 +124,27 @@ async fn run(round: Round) {
     }
 }
 
-/// The probe sees what it is there for: without the constraint that keeps leases apart, two
-/// transactions meet in an hour.
+/// What keeps leases apart, twice: the constraint, and the look before. This blinds the look.
+const BLIND: &str = "
+    ALTER TABLE rating_lease DROP CONSTRAINT rating_lease_no_overlap;
+    CREATE SCHEMA blind;
+    CREATE FUNCTION blind.never(tstzrange, tstzrange) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT false';
+    CREATE OPERATOR blind.&& (FUNCTION = blind.never, LEFTARG = tstzrange, RIGHTARG = tstzrange);
+    DO $$ BEGIN
+        EXECUTE format('ALTER DATABASE %I SET search_path = public, blind, pg_catalog', current_database());
+    END $$";
+
+/// The probe sees what it is there for: without what keeps leases apart, two transactions meet in
+/// an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_sees_two_transactions_in_one_hour() {
     let stage = Stage::new().await;
     stage.sql(PROBE).await;
-    stage.sql("ALTER TABLE rating_lease DROP CONSTRAINT rating_lease_no_overlap").await;
+    stage.sql(BLIND).await;
     let round = Round { seed: 7, length: Duration::from_secs(2), services: 1, stalls: false };
     let tally = load(&stage, round).await;
     let overlaps = stage.number(OVERLAPS).await;
-    println!("without the constraint: {tally:?}, {overlaps} overlaps");
+    println!("without what keeps leases apart: {tally:?}, {overlaps} overlaps");
     assert!(overlaps > 0, "seen among committed chunks");
     assert!(tally.contains_key("INTERNAL"), "seen by the locks: {tally:?}");
 }
@@ -102,8 +154,14 @@ async fn load(stage: &Stage, round: Round) -> Tally {
     stage.fill("start", 0, HOURS, 8).await;
     let ttl = if round.stalls { "1s" } else { "30s" };
     let mut services = Vec::new();
-    for _ in 0..round.services {
-        let arguments = ["--lease-ttl", ttl, "--chunk-hours", "6", "--database-connections", "8"];
+    for n in 0..round.services as u64 {
+        // Each kind beside the other, and each stands still in its turn.
+        let parallel = if (n + round.seed).is_multiple_of(2) { "1" } else { "3" };
+        let arguments = [
+            &["--lease-ttl", ttl, "--chunk-hours", "3"][..],
+            &["--parallel", parallel, "--database-connections", "8"],
+        ]
+        .concat();
         services.push(stage.service(&arguments).await);
     }
     let until = Instant::now() + round.length;

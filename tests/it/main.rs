@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
 mod admin;
+mod brake;
 mod cli;
 mod concurrency;
 mod durable;
@@ -14,6 +15,7 @@ mod hostile;
 mod imports;
 mod invariants;
 mod migrations;
+mod plan;
 mod plans;
 mod pricebooks;
 mod property;

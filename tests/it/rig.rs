@@ -9,6 +9,7 @@ use rater::grpc::client::Failure;
 use rater::proto::rating_service_client::RatingServiceClient;
 use rater::proto::*;
 use serde_json::Value;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{AssertSqlSafe, FromRow, Postgres, Transaction};
 use tempfile::TempDir;
@@ -198,6 +199,19 @@ impl Rig {
         hold
     }
 
+    /// Holds who comes to this trigger and fulfils the condition (of PL/pgSQL), until it is opened.
+    pub async fn gate(&self, trigger: &str, condition: &str) -> Gate {
+        self.sql(&format!(
+            "CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF {condition} THEN PERFORM pg_advisory_xact_lock_shared(7); END IF; RETURN NEW; END $$;
+             CREATE TRIGGER gate {trigger} EXECUTE FUNCTION gate()"
+        ))
+        .await;
+        let mut connection = self.pool().acquire().await.unwrap();
+        sqlx::query("SELECT pg_advisory_lock(7)").execute(&mut *connection).await.unwrap();
+        Gate(connection)
+    }
+
     /// Waits until this many sessions wait for a lock.
     pub async fn until_blocked(&self, sessions: i64) {
         eventually("somebody waits for a lock", async || {
@@ -224,6 +238,19 @@ impl Rig {
         let text = http_get(self.service.admin_address(), "/metrics").await;
         let line = text.lines().find(|line| line.starts_with(&format!("{series} ")));
         line.map(|line| line[series.len() + 1..].to_string())
+    }
+}
+
+pub struct Gate(PoolConnection<Postgres>);
+
+impl Gate {
+    /// Where a chunk's result is written, when its rows are.
+    pub const AT_RESULTS: &str = "BEFORE INSERT ON rating_run_chunk FOR EACH STATEMENT";
+    /// Where a rollup is new.
+    pub const AT_ROLLUPS: &str = "BEFORE INSERT ON rated_usage FOR EACH ROW";
+
+    pub async fn open(mut self) {
+        sqlx::query("SELECT pg_advisory_unlock(7)").execute(&mut *self.0).await.unwrap();
     }
 }
 

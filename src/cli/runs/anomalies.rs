@@ -3,36 +3,21 @@
 
 use std::process::ExitCode;
 
-use chrono::{DateTime, Utc};
-
 use crate::cli::client::ClientOptions;
 use crate::cli::console::{Console, Reader};
+use crate::cli::filter::FilterOptions;
 use crate::cli::output::page;
 use crate::cli::words::{time, word};
 use crate::grpc::client::rating::RatingClient;
-use crate::grpc::convert::time::to_proto;
-use crate::proto::{Anomaly, AnomalyKind, Dimension, ListAnomaliesRequest, UsageFilter};
+use crate::proto::{Anomaly, AnomalyKind, Dimension, ListAnomaliesRequest};
 
 /// Print what the latest run of each hour could not bill
 #[derive(Debug, clap::Args)]
 pub struct Anomalies {
     #[command(flatten)]
     client: ClientOptions,
-    /// Hours that start at or after this (RFC 3339)
-    #[arg(long, env = "RATER_SINCE", value_name = "TIME", value_parser = crate::cli::time::parse)]
-    since: Option<DateTime<Utc>>,
-    /// Hours that start before this
-    #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = crate::cli::time::parse)]
-    until: Option<DateTime<Utc>>,
-    /// Only this identity (may be given again)
-    #[arg(long = "auth-id", env = "RATER_AUTH_ID", value_name = "ID")]
-    auth_ids: Vec<String>,
-    /// Only this resource (may be given again)
-    #[arg(long = "resource-id", env = "RATER_RESOURCE_ID", value_name = "ID")]
-    resource_ids: Vec<String>,
-    /// Only this model (may be given again)
-    #[arg(long = "model-id", env = "RATER_MODEL_ID", value_name = "ID")]
-    model_ids: Vec<String>,
+    #[command(flatten)]
+    filter: FilterOptions,
     /// Only this kind (may be given again)
     #[arg(long = "kind", env = "RATER_KIND", value_enum, value_delimiter = ',')]
     kinds: Vec<KindArg>,
@@ -113,13 +98,7 @@ impl Anomalies {
             group_by: self.group_by.iter().map(dimension).collect(),
             page_size: self.limit.map_or(0, |limit| i32::try_from(limit.max(1)).unwrap_or(i32::MAX)),
             page_token: String::new(),
-            filter: Some(UsageFilter {
-                since: self.since.map(to_proto),
-                until: self.until.map(to_proto),
-                auth_ids: self.auth_ids,
-                resource_ids: self.resource_ids,
-                model_ids: self.model_ids,
-            }),
+            filter: Some(self.filter.filter()),
         }
     }
 

@@ -30,6 +30,11 @@ impl Done {
             lost_cost: self.lost_cost.plus(lost_cost).map_err(too_large)?,
         })
     }
+
+    /// Those that were deleted or have shrunk.
+    pub fn losing_rollups(&self) -> i64 {
+        self.counts.reconciled_deletions + self.counts.shrunk_rollups
+    }
 }
 
 /// Which chunks are done, which are in flight, and which nobody has begun.
@@ -123,7 +128,7 @@ impl Execution<'_> {
         // One S3 at a time, so that each knows what the others have left.
         let mut tracker = tracker.lock().await;
         let done = tracker.done.with(&rated.counts, rated.lost_cost)?;
-        limits.check_decrease(&done)?;
+        limits.check_decrease(tracker.done(), &done)?;
         open.commit(&rated, tracker.left_without(Some(chunk))).await?;
         tracker.commit(chunk, done);
         self.tell_chunk(chunk, &rated);

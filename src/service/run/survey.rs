@@ -46,14 +46,14 @@ impl Limits {
         }
     }
 
-    /// The run, with what it has done so far, stays within the brake.
-    pub fn check_decrease(&self, done: &Done) -> Result<(), Error> {
-        self.brake.as_ref().map_or(Ok(()), |brake| brake.check(done))
+    /// The run, with a chunk on top of what is committed, stays within the brake.
+    pub fn check_decrease(&self, committed: &Done, with_chunk: &Done) -> Result<(), Error> {
+        self.brake.as_ref().map_or(Ok(()), |brake| brake.check(committed, with_chunk))
     }
 }
 
 impl Brake {
-    fn check(&self, done: &Done) -> Result<(), Error> {
+    fn check(&self, committed: &Done, done: &Done) -> Result<(), Error> {
         let previous_cost = self.surveyed.as_ref().unwrap_or(&done.counts).previous_cost;
         let too_large = |_| Error::Store(store::Error::CostOutOfRange);
         if done.lost_cost <= previous_cost.percent(self.percent).map_err(too_large)? {
@@ -64,7 +64,8 @@ impl Brake {
             previous_cost,
             currency: self.currency.clone(),
             percent: self.percent,
-            rollups: done.counts.reconciled_deletions + done.counts.shrunk_rollups,
+            // What is lost already is told as such.
+            rollups: done.losing_rollups() - committed.losing_rollups(),
         })
     }
 }
@@ -84,7 +85,7 @@ impl Execution<'_> {
             let (all, hashes) = self.look_ahead(chunks, before, planless).await?;
             if let Some(brake) = &mut brake {
                 brake.surveyed = Some(all.counts.clone());
-                brake.check(&all)?;
+                brake.check(before, &all)?;
             }
             if planless {
                 let now = plan_hash(self.run.window, self.run.basis, self.book.digest(), &hashes);

@@ -403,25 +403,16 @@ SELECT
         LEFT JOIN hashed ON hour = h.window_start ORDER BY h.window_start
     ) END AS hour_hashes,
     CASE WHEN $25 THEN (
-        SELECT coalesce(json_agg(m), '[]') FROM (
-            SELECT key_model_id AS name, trim_scale(coalesce(sum(held_cost), 0))::text AS previous,
+        SELECT coalesce(json_agg(c), '[]') FROM (
+            SELECT key_model_id AS model, key_auth_id AS auth_id,
+                trim_scale(coalesce(sum(held_cost), 0))::text AS previous,
                 trim_scale(coalesce(sum(new_cost), 0))::text AS total,
                 count(*) FILTER (WHERE operation = 'insert') AS inserted,
                 count(*) FILTER (WHERE operation = 'update') AS updated,
                 count(*) FILTER (WHERE operation = 'delete') AS deleted
-            FROM changes GROUP BY key_model_id
-        ) m
-    ) END AS "by_model: Json<Vec<CostRow>>",
-    CASE WHEN $25 THEN (
-        SELECT coalesce(json_agg(a), '[]') FROM (
-            SELECT key_auth_id AS name, trim_scale(coalesce(sum(held_cost), 0))::text AS previous,
-                trim_scale(coalesce(sum(new_cost), 0))::text AS total,
-                count(*) FILTER (WHERE operation = 'insert') AS inserted,
-                count(*) FILTER (WHERE operation = 'update') AS updated,
-                count(*) FILTER (WHERE operation = 'delete') AS deleted
-            FROM changes GROUP BY key_auth_id
-        ) a
-    ) END AS "by_auth_id: Json<Vec<CostRow>>",
+            FROM changes GROUP BY GROUPING SETS ((key_model_id), (key_auth_id))
+        ) c
+    ) END AS "cost_changes: Json<Vec<CostRow>>",
     CASE WHEN $25 THEN (
         SELECT coalesce(json_agg(t), '[]') FROM (
             SELECT model, sum(events)::bigint AS events,

@@ -98,17 +98,17 @@ async fn plan(connection: &mut PgConnection, run: &Run<'_>, execution: &Executio
     for (count, name) in plan.written.iter_mut().zip(WRITTEN) {
         *count = row.try_get(name)?;
     }
-    for (changes, name) in plan.by_name.iter_mut().zip(["by_model", "by_auth_id"]) {
-        let column = row.columns().iter().find(|column| column.name().starts_with(name)).unwrap();
-        let value: serde_json::Value = row.try_get(column.ordinal())?;
+    let column = row.columns().iter().find(|column| column.name().starts_with("cost_changes")).unwrap();
+    let value: serde_json::Value = row.try_get(column.ordinal())?;
+    for (changes, dimension) in plan.by_name.iter_mut().zip(["model", "auth_id"]) {
         let money = |value: &serde_json::Value| Money::parse(value.as_str().unwrap()).unwrap();
         let count = |value: &serde_json::Value| value.as_i64().unwrap();
         let change = |row: &serde_json::Value| {
             let rollups = count(&row["inserted"]) + count(&row["updated"]) + count(&row["deleted"]);
-            let name = row["name"].as_str().unwrap().to_owned();
-            (name, money(&row["previous"]), money(&row["total"]), rollups)
+            let name = row[dimension].as_str()?.to_owned();
+            Some((name, money(&row["previous"]), money(&row["total"]), rollups))
         };
-        *changes = value.as_array().unwrap().iter().map(change).collect();
+        *changes = value.as_array().unwrap().iter().filter_map(change).collect();
         changes.sort();
     }
     let sql = "SELECT pg_current_xact_id_if_assigned() IS NOT NULL";

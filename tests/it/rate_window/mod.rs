@@ -2,5 +2,7 @@
 
 mod chunks;
 mod deadline;
+mod detach;
+mod parallel;
 mod refusals;
 mod request_id;

@@ -1,8 +1,9 @@
-//! What an operator sees of runs, and of what they could not bill: GetRun, ListRuns, WatchRun
-//! and ListAnomalies.
+//! What an operator sees of runs, and of what they could not bill: GetRun, ListRuns, WatchRun,
+//! CancelRun and ListAnomalies.
 
 mod anomalies;
 mod anomaly_pages;
+mod cancelling;
 mod listing;
 mod outage;
 mod reading;
