@@ -62,7 +62,9 @@ impl Rater {
                 let (reason, message) = (&record.error_reason, &record.error_message);
                 match record.state {
                     RunState::Cancelled => tracing::info!(run_id, "run cancelled; no process had it"),
-                    _ => tracing::error!(run_id, reason, message, "a run without a process has failed"),
+                    _ => {
+                        tracing::error!(run_id, reason, error = message, "a run without a process has failed")
+                    }
                 }
                 let report = Report::of(&record);
                 let took = record.finished_at.zip(record.started_at).map(|(end, start)| end - start);

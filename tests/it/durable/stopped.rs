@@ -10,7 +10,7 @@ use crate::stage::{assert_no_panic, rate, window};
 const HOURS: i64 = 4;
 /// A heartbeat comes in between.
 const SLOW: &str = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END $$;
+        $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
     CREATE TRIGGER slow BEFORE INSERT ON rated_usage FOR EACH STATEMENT EXECUTE FUNCTION slow()";
 /// Chunks that were committed after the takeover have the new fence, and those before the old one.
 const WRONG_FENCE: &str = "SELECT count(*) FROM rated_usage u JOIN rating_run r USING (run_id)
@@ -68,15 +68,14 @@ async fn stopped_at(spot: Spot, late: bool) {
     let arguments = ["--lease-ttl", "3s", "--chunk-hours", "1"];
     let taker = stage.service_over(&takers.url(&stage.url), &arguments).await;
     if !late {
-        // The first that it commits is the takeover.
-        takers.strike(Spot { statement: COMMIT, nth: 1, side: Side::After }, Deed::Stop(taker.pid()));
+        // As soon as it has taken the run over, it reads the record.
+        takers.strike(Spot { statement: READ, nth: 1, side: Side::Before }, Deed::Stop(taker.pid()));
     }
-    let arguments = ["--lease-ttl", "1s", "--chunk-hours", "1"];
+    let arguments = ["--lease-ttl", "2s", "--chunk-hours", "1"];
     let holder = stage.service_over(&proxy.url(&stage.url), &arguments).await;
     proxy.strike(spot, Deed::Stop(holder.pid()));
     let run = ask(&holder, window(0, HOURS)).await;
     until("it stands still", SOON, async || proxy.has_struck()).await;
-    let before = stage.number(CHUNKS).await;
     let taken = "SELECT count(*) FROM rating_run WHERE resumed_at IS NOT NULL";
     until("the run is taken over", SOON, async || stage.number(taken).await == 1).await;
     let done = "SELECT count(*) FROM rating_run WHERE state = 'succeeded'";
@@ -86,6 +85,7 @@ async fn stopped_at(spot: Spot, late: bool) {
         until("the other stands still", SOON, async || takers.has_struck()).await;
         hold_leases(&stage).await;
     }
+    let before = stage.number(CHUNKS).await;
     let rows = rated_usage(&stage.pool).await;
 
     holder.signal(Signal::SIGCONT);
@@ -98,6 +98,7 @@ async fn stopped_at(spot: Spot, late: bool) {
             assert_eq!(refused.metadata["hours_committed"], before.to_string(), "{spot:?}");
             assert_eq!(stage.number(CHUNKS).await, before, "{spot:?}: committed by the wrong one");
             taker.signal(Signal::SIGCONT);
+            takers.release();
         }
     }
     until("the run is done", SOON, async || stage.number(done).await == 1).await;
