@@ -1,8 +1,13 @@
-//! Texts of other people's making, which may be of any length.
+//! Texts of other people's making, which may be of any length and any form.
 
 /// The start of `text` that fits into `limit` bytes, without half a character at its end.
 pub fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
+}
+
+/// Whether it is a SHA-256 as this project writes it: 64 hex digits in lower case.
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use super::run::{self, Execution};
 use super::stored_text;
 use crate::domain::money::Rate;
 use crate::domain::pricebook::Pricebook;
+use crate::domain::text::is_sha256;
 use crate::domain::violation::Violation;
 use crate::domain::window::{Asked, Decided, RateBasis, Refused, Trigger, closing_limit, decide};
 use crate::metrics::Metrics;
@@ -297,8 +298,7 @@ fn check(request: &RateRequest) -> Result<(), Error> {
         ),
     ];
     for (field, text, message) in hashes {
-        let hex = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !text.is_empty() && !hex {
+        if !text.is_empty() && !is_sha256(text) {
             wrong.push(Violation::new(field, "MALFORMED", message));
         }
     }

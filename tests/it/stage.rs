@@ -69,6 +69,9 @@ SELECT
     + (SELECT count(*) FROM change_batch b
         WHERE changes <> (SELECT count(*) FROM rated_usage_change c WHERE c.batch_id = b.batch_id))";
 
+/// The narrow gate of acquisition and takeover, an advisory lock.
+pub const GATE: i64 = 0x7261_7465_725f_6c73;
+
 /// 2026-06-01T00:00:00Z.
 const FIRST_HOUR: i64 = 1_780_272_000;
 
@@ -141,6 +144,17 @@ impl Stage {
         )
         .await;
         self.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await
+    }
+
+    /// Waits until that many sessions wait for an advisory lock.
+    pub async fn waiting(&self, lock: i64, sessions: i64) {
+        let sql = format!(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                AND ((classid::bigint << 32) | objid::bigint) = {lock}
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        );
+        let within = Duration::from_secs(30);
+        until("sessions wait", within, async || self.number(&sql).await >= sessions).await;
     }
 
     /// `count` events in each hour of `[from, until)`, put there by another writer.

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 
 use crate::harness::{Rated, Service, rated_usage};
-use crate::stage::{Refusal, Stage, assert_no_panic, rate, rate_until_done, until, window};
+use crate::stage::{GATE, Refusal, Stage, assert_no_panic, rate, rate_until_done, until, window};
 
 /// A second would do, were the machine not busy with other tests.
 const TTL: Duration = Duration::from_secs(2);
@@ -78,7 +78,7 @@ impl Held {
             let response = client.rate_window(window(0, 2)).await.map_err(Refusal::from)?;
             Ok(response.into_inner().result.unwrap())
         });
-        waiting(&stage, 7, 1).await;
+        stage.waiting(7, 1).await;
         let found = holder.logs().into_iter().find_map(|line| {
             let started = line["fields"]["message"] == "run started" || line["message"] == "run started";
             let id = line.get("run_id").unwrap_or(&line["fields"]["run_id"]);
@@ -112,16 +112,6 @@ impl Held {
 
 async fn service(stage: &Stage, ttl: &str) -> Service {
     stage.service(&["--lease-ttl", ttl, "--chunk-hours", "1"]).await
-}
-
-/// Waits until that many sessions wait for an advisory lock.
-async fn waiting(stage: &Stage, lock: i64, sessions: i64) {
-    let sql = format!(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
-            AND ((classid::bigint << 32) | objid::bigint) = {lock}
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    );
-    until("sessions wait", SOON, async || stage.number(&sql).await >= sessions).await;
 }
 
 fn lost(hours_left: i64) -> (String, String, i64) {
@@ -225,7 +215,6 @@ async fn a_heartbeat_keeps_the_lease_of_a_long_chunk() {
 /// beginnings, and never their heartbeats.
 #[tokio::test]
 async fn heartbeats_do_not_wait_behind_calls_that_wait_for_their_lease() {
-    const GATE: i64 = 0x7261_7465_725f_6c73;
     let mut held = Held::at(Point::InS2).await;
     // Its connection is there: on a busy machine, making one takes longer than a lease lives.
     let renewed = "SELECT count(*) FROM rating_lease JOIN rating_run USING (run_id)
@@ -239,7 +228,7 @@ async fn heartbeats_do_not_wait_behind_calls_that_wait_for_their_lease() {
         others
             .push(tokio::spawn(async move { client.rate_window(window(3, 4)).await.map_err(Refusal::from) }));
     }
-    waiting(&held.stage, GATE, 4).await;
+    held.stage.waiting(GATE, 4).await;
     tokio::time::sleep(TTL * 2).await;
     held.let_go().await;
     let result = (&mut held.run).await.unwrap();

@@ -6,6 +6,7 @@ use tokio::task::spawn_blocking;
 use super::Pricebooks;
 use super::watch::blocking;
 use crate::domain::pricebook::{self, ResolvedRate};
+use crate::domain::text::is_sha256;
 use crate::domain::violation::Violation;
 use crate::service::Error;
 use crate::store::{self, Db};
@@ -27,7 +28,7 @@ pub struct Found {
 impl Pricebooks {
     /// The pricebook of this digest, or, without one, the one in force.
     pub async fn get(&self, db: &Db, digest: &str) -> Result<Found, Error> {
-        if !digest.is_empty() && !is_digest(digest) {
+        if !digest.is_empty() && !is_sha256(digest) {
             let message = "a digest is 64 hex digits in lower case; leave it empty for the loaded pricebook";
             return Err(Error::Invalid(vec![Violation::new("digest", "INVALID_DIGEST", message)]));
         }
@@ -60,8 +61,4 @@ impl Pricebooks {
         };
         blocking(spawn_blocking(read).await)
     }
-}
-
-fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

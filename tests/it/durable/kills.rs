@@ -57,8 +57,12 @@ fn each_moment() -> Vec<Kill> {
     ]
 }
 
-fn any_moment(random: &mut Random) -> Kill {
-    let statements = [COMMIT, COMMIT, S1, S2, S3, FEED, HEARTBEAT, TAKE, BEGIN, STORE_PLAN];
+/// Of a run that begins, or of one that is taken over.
+fn any_moment(random: &mut Random, begins: bool) -> Kill {
+    let statements = match begins {
+        true => [COMMIT, COMMIT, S1, S2, HEARTBEAT, TAKE, BEGIN, STORE_PLAN],
+        false => [COMMIT, COMMIT, S1, S2, S3, FEED, HEARTBEAT, TAKE],
+    };
     let side = [Side::Before, Side::During, Side::After][random.below(3) as usize];
     match random.below(4) {
         0 => Kill::After(Duration::from_micros(random.below(3_000_000))),
@@ -122,7 +126,9 @@ impl Backfill {
             Kill::After(delay) => {
                 tokio::time::sleep(delay).await;
                 let struck = !done().await;
-                service.signal(Signal::SIGKILL);
+                if struck {
+                    service.signal(Signal::SIGKILL);
+                }
                 struck
             }
         };
@@ -130,9 +136,9 @@ impl Backfill {
             service.wait(SOON).await;
             *self.kills.entry(name(kill)).or_default() += 1;
         }
-        drop(service);
         let answer = call.await.unwrap();
         assert!(struck || answer.is_ok(), "{kill:?} {answer:?}");
+        drop(service);
         quiet(&self.stage).await;
         hold_leases(&self.stage).await;
         let faults = (self.stage.number(AHEAD).await, self.stage.feed_faults().await);
@@ -241,7 +247,7 @@ async fn killed_at_random_a_backfill_goes_on_and_bills_each_rollup_once() {
         }
         let watch = Watch::over(&backfill.stage);
         loop {
-            let kill = any_moment(&mut random);
+            let kill = any_moment(&mut random, backfill.stage.number(CHUNKS).await == 0);
             let struck = backfill.live(kill).await;
             if !struck {
                 break backfill.assert_whole().await;

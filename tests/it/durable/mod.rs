@@ -38,6 +38,7 @@ const FEED: &str = "INSERT INTO change_batch";
 const COMMIT: &str = "COMMIT";
 const HEARTBEAT: &str = "UPDATE rating_lease SET expires_at";
 const STORE_PLAN: &str = "SET hour_hashes";
+const READ: &str = "-- Runs, newest first";
 const TAKE: &str = "INSERT INTO rating_lease";
 
 /// A run whose process is gone. Its lease stays until the test lets it end, so that nobody goes on

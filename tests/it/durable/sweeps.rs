@@ -1,6 +1,7 @@
 //! Every service looks for runs without a process, and one alone goes on with each.
 
 use super::*;
+use crate::stage::GATE;
 
 #[tokio::test]
 async fn of_six_services_that_look_for_six_runs_one_goes_on_with_each() {
@@ -17,8 +18,13 @@ async fn of_six_services_that_look_for_six_runs_one_goes_on_with_each() {
         let arguments = ["--lease-ttl", "3s", "--chunk-hours", "2", "--database-connections", "4"];
         services.push(stage.service(&arguments).await);
     }
-    // None of their processes has ever said anything; all leases end in the same moment.
+    // None of their processes has ever said anything. All leases end in the same moment, and all
+    // services find that in the same moment.
+    let mut gate = stage.pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(GATE).execute(&mut *gate).await.unwrap();
     end_leases(&stage).await;
+    stage.waiting(GATE, 6).await;
+    sqlx::query("SELECT pg_advisory_unlock($1)").bind(GATE).execute(&mut *gate).await.unwrap();
     let done = "SELECT count(*) FROM rating_run WHERE state = 'succeeded'";
     until("all are done", SOON, async || stage.number(done).await == 6).await;
 
