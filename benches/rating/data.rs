@@ -1,5 +1,5 @@
-//! Events: 2,000 rollups an hour, of 250 identities, two projects each, and 40 models, of which
-//! 10 are fine-tunes that follow the base model of their events.
+//! Events: up to 2,000 rollups an hour, of 250 identities, two projects each, and 40 models, of
+//! which 10 are fine-tunes that follow the base model of their events.
 
 use std::fmt::Write;
 
@@ -13,39 +13,54 @@ pub const ROLLUPS_AN_HOUR: i64 = 2_000;
 const FINE_TUNES: i64 = 10;
 const MODELS: i64 = 40;
 
-/// What is measured for speed.
-pub struct Day {
+/// The edition of the pricebook where one is enough.
+pub const EDITION: u32 = 5;
+
+/// A window full of events, as many in each hour and in each rollup.
+#[derive(Clone, Copy)]
+pub struct Filled {
     pub window: Window,
+    pub rollups: i64,
     pub events: i64,
 }
 
-impl Day {
-    pub fn rollups(&self) -> i64 {
-        ROLLUPS_AN_HOUR * self.window.hour_count()
-    }
+#[derive(Clone, Copy)]
+struct Density {
+    rollups_an_hour: i64,
+    events_a_rollup: i64,
 }
 
 /// 24 hours of at least `events` events: each of 48,000 rollups gets as many as any other, in an
 /// order that jumps between them.
-pub async fn fill_day(connection: &mut PgConnection, events: i64) -> Outcome<Day> {
+pub async fn fill_day(connection: &mut PgConnection, events: i64) -> Outcome<Filled> {
     let start = time("2025-06-01T00:00:00Z")?;
     let window = Window { start, end: start + TimeDelta::hours(24) };
     let rollups = ROLLUPS_AN_HOUR * window.hour_count();
     let each = (events / rollups + i64::from(events % rollups > 0)).max(1);
-    fill(connection, window, each).await?;
-    Ok(Day { window, events: rollups * each })
+    fill(connection, window, Density { rollups_an_hour: ROLLUPS_AN_HOUR, events_a_rollup: each }).await
 }
 
 /// 30 days with as many rollups an hour, and an event each.
 pub async fn fill_month(connection: &mut PgConnection) -> Outcome<Window> {
     let start = time("2025-04-01T00:00:00Z")?;
     let window = Window { start, end: start + TimeDelta::days(30) };
-    fill(connection, window, 1).await?;
+    fill(connection, window, Density { rollups_an_hour: ROLLUPS_AN_HOUR, events_a_rollup: 1 }).await?;
     Ok(window)
 }
 
-async fn fill(connection: &mut PgConnection, window: Window, each: i64) -> Outcome<()> {
-    let an_hour = ROLLUPS_AN_HOUR * each;
+/// 90 days, with nothing else in the tables.
+pub async fn fill_quarter(connection: &mut PgConnection, full: bool) -> Outcome<Filled> {
+    connection.execute("TRUNCATE billing_event").await?;
+    let start = time("2025-01-01T00:00:00Z")?;
+    let window = Window { start, end: start + TimeDelta::days(90) };
+    let (rollups_an_hour, events_a_rollup) = if full { (100, 8) } else { (20, 2) };
+    fill(connection, window, Density { rollups_an_hour, events_a_rollup }).await
+}
+
+async fn fill(connection: &mut PgConnection, window: Window, density: Density) -> Outcome<Filled> {
+    let rollups = density.rollups_an_hour;
+    let an_hour = rollups * density.events_a_rollup;
+    let events = an_hour * window.hour_count();
     let sql = format!(
         "INSERT INTO billing_event (request_id, auth_id, user_id, resource_id, resource_type, model,
              base_model, prompt_tokens, cached_tokens, completion_tokens, finish_reason, aborted,
@@ -59,27 +74,26 @@ async fn fill(connection: &mut PgConnection, window: Window, each: i64) -> Outco
                  THEN format('acme/model-%s', {FINE_TUNES} + rollup % 30) END,
              200 + n * 31 % 3000, n * 17 % 200, n * 13 % 800, 'stop', false, at, at
          FROM (
-             SELECT n, (n * 1237 + n / {ROLLUPS_AN_HOUR} * 911) % {ROLLUPS_AN_HOUR} AS rollup,
+             SELECT n, (n * 1237 + n / {rollups} * 911) % {rollups} AS rollup,
                  '{start}'::timestamptz + (n / {an_hour}) * interval '1 hour'
                      + n % {an_hour} * (interval '1 hour' / {an_hour}) AS at
              FROM generate_series(0::bigint, {events} - 1) n
          ) e",
         start = window.start.to_rfc3339(),
-        events = an_hour * window.hour_count(),
     );
     connection.execute(AssertSqlSafe(sql)).await?;
     connection.execute("VACUUM ANALYZE billing_event").await?;
-    Ok(())
+    Ok(Filled { window, rollups: rollups * window.hour_count(), events })
 }
 
-/// Prices for all of them.
-pub fn pricebook() -> String {
+/// Prices for all of them, other ones in each edition.
+pub fn pricebook(edition: u32) -> String {
     let mut text = String::from("version: 1\nper: 1000000\nbase_models:\n");
     for model in FINE_TUNES..MODELS {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "  \"acme/model-{model}\": {{prompt: \"{model}\", cached: \"0.{model}\", completion: \"{model}.5\"}}"
+            "  \"acme/model-{model}\": {{prompt: \"{model}\", cached: \"0.{model}\", completion: \"{model}.{edition}\"}}"
         );
     }
     text + "fine_tune_premium: {policy: multiplier, factor: \"1.5\"}\n"

@@ -1,17 +1,23 @@
-//! How fast a window is rated, and in how much memory (`make bench`).
+//! How fast a window is rated, in how much memory, how evenly, and what is left for others
+//! meanwhile (`make bench`).
 //!
 //! On a private PostgreSQL (not durable, everything cached, no parallel workers, JIT off) with
 //! 24 hours of events in 48,000 rollups, it holds the rating statement against the bare
 //! aggregate of the same events, which is the least that any rating must do. Then it lets an
 //! optimised build of the service rate windows of 1 hour, 24 hours and 30 days, and prints its
-//! largest memory.
+//! largest memory. Last, the service rates 90 days: whether its chunks take as long in the end as
+//! in the beginning, and how long the calls of others take beside it and without it.
 //!
 //! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try.
 
 #![allow(missing_docs, clippy::float_arithmetic)]
 
+mod backfill;
 mod data;
 mod memory;
+mod pace;
+mod room;
+mod service;
 mod speed;
 
 use std::env::VarError;
@@ -21,12 +27,17 @@ use rater::domain::pricebook::{self, Pricebook};
 use rater::embedded_postgres::{EmbeddedPostgres, Options};
 use rater::service::schema;
 use rater::store::{Db, DbOptions};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
+
+use backfill::Backfills;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// The limits hold for no fewer events than these.
+const FULL: i64 = 6_000_000;
+
 fn main() -> Outcome<()> {
-    let events = number("RATER_BENCH_EVENTS", 6_000_000)?;
+    let events = number("RATER_BENCH_EVENTS", FULL)?;
     let rounds = number("RATER_BENCH_ROUNDS", 7)?.max(1);
     let dir = tempfile::Builder::new().prefix("rater-bench-").tempdir()?;
     let postgres = start(dir.path())?;
@@ -47,9 +58,29 @@ async fn measure(url: &str, dir: &std::path::Path, events: i64, rounds: i64) -> 
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
     println!("PostgreSQL {version}, {} cores, rater {}", cores(), env!("CARGO_PKG_VERSION"));
     let day = data::fill_day(&mut connection, events).await?;
-    speed::measure(&db, &mut connection, &day, &book()?, rounds).await?;
+    speed::measure(&db, &mut connection, day, &book()?, rounds).await?;
     let month = data::fill_month(&mut connection).await?;
-    memory::measure(url, dir, &mut connection, month).await
+    memory::measure(url, dir, &mut connection, month).await?;
+    let full = events >= FULL;
+    let quarter = data::fill_quarter(&mut connection, full).await?;
+    let mut backfills = Backfills::start(url, dir, &mut connection, quarter).await?;
+    pace::measure(&mut backfills, full, rounds).await?;
+    room::measure(&mut backfills, full).await
+}
+
+/// As before the first run.
+async fn empty(connection: &mut PgConnection) -> Outcome<()> {
+    let sql = "TRUNCATE rated_usage, rated_usage_change, change_batch, rating_anomaly, rating_run_chunk,
+        rating_run, rating_lease";
+    connection.execute(sql).await?;
+    Ok(())
+}
+
+/// The end of a line.
+fn verdict(ratio: f64, limit: Option<f64>) -> String {
+    limit.map_or_else(String::new, |limit| {
+        format!("   {} {limit}", if ratio <= limit { "within" } else { "OVER" })
+    })
 }
 
 fn start(dir: &std::path::Path) -> Outcome<EmbeddedPostgres> {
@@ -67,7 +98,9 @@ fn start(dir: &std::path::Path) -> Outcome<EmbeddedPostgres> {
 }
 
 fn book() -> Outcome<Pricebook> {
-    pricebook::parse(&data::pricebook()).book.ok_or_else(|| "the bench's pricebook is refused".into())
+    pricebook::parse(&data::pricebook(data::EDITION))
+        .book
+        .ok_or_else(|| "the bench's pricebook is refused".into())
 }
 
 fn cores() -> usize {

@@ -6,18 +6,17 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use rater::domain::pricebook::Pricebook;
-use rater::domain::window::{RateBasis, Trigger, Window};
+use rater::domain::window::{RateBasis, Trigger};
 use rater::store::{Begun, Db, NewRun, Rules, Wanted};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use uuid::Uuid;
 
-use super::Outcome;
-use super::data::{Day, ROLLUPS_AN_HOUR};
+use super::data::Filled;
+use super::{FULL, Outcome, empty, verdict};
 
 /// What a first run and one that changes nothing may take, in bare aggregates.
 const FIRST_LIMIT: f64 = 1.7;
 const AGAIN_LIMIT: f64 = 1.3;
-const LIMITS_HOLD_FROM: i64 = 6_000_000;
 const LEASE: Duration = Duration::from_secs(600);
 
 /// How long something took: on the clock, and on a core of the server's.
@@ -62,11 +61,11 @@ impl Runs {
 pub async fn measure(
     db: &Db,
     connection: &mut PgConnection,
-    day: &Day,
+    day: Filled,
     book: &Pricebook,
     rounds: i64,
 ) -> Outcome<()> {
-    let bench = Bench { db, day: day.window, book };
+    let bench = Bench { db, day, book };
     let mut bare = Series::default();
     let [mut first, mut backfill, mut routine] = [(); 3].map(|()| Runs::default());
     bench.round(connection, 0).await?; // warms up
@@ -77,8 +76,8 @@ pub async fn measure(
         backfill.add(took.backfill);
         routine.add(took.routine);
     }
-    let again = (day.events >= LIMITS_HOLD_FROM).then_some(AGAIN_LIMIT);
-    println!("\n{} events in {} rollups, {rounds} rounds", day.events, day.rollups());
+    let again = (day.events >= FULL).then_some(AGAIN_LIMIT);
+    println!("\n{} events in {} rollups, {rounds} rounds", day.events, day.rollups);
     println!("{:<42} on a core       on the clock    ratio of the best", "");
     println!("{:<42}   best median     best median     core clock", "seconds");
     bare.print("the bare aggregate", None, None);
@@ -86,9 +85,7 @@ pub async fn measure(
     backfill.print("backfill that changes nothing", &bare, again);
     routine.print("routine run that changes nothing", &bare, again);
     if again.is_none() {
-        println!(
-            "the limits are for {LIMITS_HOLD_FROM} events: a rollup has its price, however few it holds"
-        );
+        println!("the limits are for {FULL} events: a rollup has its price, however few it holds");
     }
     Ok(())
 }
@@ -103,7 +100,7 @@ struct Round {
 
 struct Bench<'a> {
     db: &'a Db,
-    day: Window,
+    day: Filled,
     book: &'a Pricebook,
 }
 
@@ -139,15 +136,15 @@ impl Bench<'_> {
                  WHERE coalesce(event_ts, created_at) >= h
                      AND coalesce(event_ts, created_at) < h + '1 hour'
                  GROUP BY 1, 2, 3, 4) g",
-            first = self.day.start.to_rfc3339(),
-            last = (self.day.end - chrono::TimeDelta::hours(1)).to_rfc3339(),
+            first = self.day.window.start.to_rfc3339(),
+            last = (self.day.window.end - chrono::TimeDelta::hours(1)).to_rfc3339(),
         );
         let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
         let (began, cpu) = (Instant::now(), on_core(&[pid])?);
         let row = connection.fetch_one(AssertSqlSafe(sql)).await?;
         let took = Took { wall: began.elapsed(), cpu: on_core(&[pid])?.saturating_sub(cpu) };
         let groups: i64 = row.try_get(5)?;
-        let rollups = ROLLUPS_AN_HOUR * self.day.hour_count();
+        let rollups = self.day.rollups;
         if groups != rollups {
             return Err(format!("{groups} groups instead of {rollups}").into());
         }
@@ -165,7 +162,7 @@ impl Bench<'_> {
         let pids = workers(connection).await?;
         let rules = Rules { book: self.book, trigger: kind.trigger, basis: kind.basis };
         let (began, cpu) = (Instant::now(), on_core(&pids)?);
-        let mut chunk = self.db.begin_chunk(&lease, self.day, LEASE).await?;
+        let mut chunk = self.db.begin_chunk(&lease, self.day.window, LEASE).await?;
         let (statement_began, statement_cpu) = (Instant::now(), on_core(&pids)?);
         let rated = chunk.rate(rules, Wanted::default()).await?;
         let statement =
@@ -173,7 +170,7 @@ impl Bench<'_> {
         chunk.commit(&rated, None).await?;
         let counts = rated.counts;
         let whole = Took { wall: began.elapsed(), cpu: on_core(&pids)?.saturating_sub(cpu) };
-        let rollups = ROLLUPS_AN_HOUR * self.day.hour_count();
+        let rollups = self.day.rollups;
         let as_expected = match first {
             true => counts.inserted_rollups == rollups && counts.rollups() == rollups,
             false => counts.unchanged_rollups == rollups && counts.rollups() == rollups,
@@ -187,7 +184,7 @@ impl Bench<'_> {
     fn run(&self, kind: Kind) -> NewRun {
         NewRun {
             run_id: Uuid::now_v7().to_string(),
-            window: self.day,
+            window: self.day.window,
             trigger: kind.trigger,
             basis: kind.basis,
             pricebook_digest: self.book.digest().to_owned(),
@@ -201,14 +198,6 @@ impl Bench<'_> {
             lease_ttl: LEASE,
         }
     }
-}
-
-/// As before the first run.
-async fn empty(connection: &mut PgConnection) -> Outcome<()> {
-    let sql = "TRUNCATE rated_usage, rated_usage_change, change_batch, rating_anomaly, rating_run_chunk,
-        rating_run, rating_lease";
-    connection.execute(sql).await?;
-    Ok(())
 }
 
 /// The server's processes that work for `rater`.
@@ -250,9 +239,8 @@ impl Series {
         let Some(bare) = against else { return println!() };
         let ratio = |of: fn(&Took) -> Duration| self.best(of) / bare.best(of);
         print!("   {:>6.2} {:>5.2}", ratio(cpu), ratio(wall));
-        let Some(limit) = limit else { return println!() };
         // Where no time on a core is told, the clock must do.
         let decides = if bare.best(cpu) > 0.0 { ratio(cpu) } else { ratio(wall) };
-        println!("   {} {limit}", if decides <= limit { "within" } else { "OVER" });
+        println!("{}", verdict(decides, limit));
     }
 }

@@ -115,7 +115,7 @@ fn percent(text: &str) -> Result<Rate, String> {
     let whole = Rate::parse("100").ok();
     let share = text.strip_suffix('%').and_then(|number| Rate::parse(number).ok());
     share
-        .filter(|share| Some(*share) <= whole && share.scale() <= 6)
+        .filter(|share| Some(*share) <= whole && share.scale() <= 2)
         .ok_or_else(|| "must be from 0% to 100%, such as 20% or 12.5%".into())
 }
 
@@ -214,6 +214,7 @@ impl Serve {
             admission: Arc::new(Semaphore::new(MAX_RATE_CALLS)),
             // Half of the connections are for everybody else: ingest and reads go on.
             chunks: Semaphore::new((self.database_connections / 2) as usize),
+            plans: Semaphore::new((self.database_connections / 8).max(1) as usize),
         });
         Ok(Parts { db_options, rater, listener, admin_listener })
     }

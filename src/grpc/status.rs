@@ -52,10 +52,7 @@ pub fn status(error: Error) -> Status {
         Error::CurrencyMismatch { found, book } => {
             (Code::FailedPrecondition, info("CURRENCY_MISMATCH", &[("found", found), ("pricebook", book)]))
         }
-        Error::PlanChanged { now } => {
-            let metadata = now.map(|hash| ("plan_hash", hash));
-            (Code::FailedPrecondition, info("PLAN_CHANGED", metadata.as_slice()))
-        }
+        Error::PlanChanged { .. } => (Code::FailedPrecondition, info("PLAN_CHANGED", &[])),
         Error::DecreaseRefused { .. } => (Code::FailedPrecondition, info("DECREASE_REFUSED", &[])),
         Error::RequestIdReused { run_id } => {
             (Code::AlreadyExists, info("REQUEST_ID_REUSED", &[("run", run_id)]))
@@ -120,7 +117,7 @@ fn run_failed(failure: RunFailure) -> (Code, ErrorDetails) {
         metadata.push(("left_end", rfc3339(left.end)));
     }
     let mut details = info(failure.reason.as_str(), &metadata);
-    if matches!(failure.reason, FailureReason::DatabaseUnavailable | FailureReason::ShuttingDown) {
+    if failure.goes_on {
         details.set_retry_info(Some(RETRY_AFTER));
     }
     (code, details)

@@ -56,9 +56,10 @@ impl Rater {
         request: RateRequest,
         stop: CancellationToken,
     ) -> Result<Report, Error> {
-        let decided = self.decide(&request).await?;
+        let loaded = self.pricebooks.current().book.clone();
+        let decided = self.decide(&request, &loaded).await?;
         let book = match request.pricebook_yaml.is_empty() {
-            true => self.pricebooks.current().book.clone(),
+            true => loaded,
             false => Arc::new(self.pricebooks.candidate(request.pricebook_yaml).await?),
         };
         let mut run = RunSpec {
@@ -73,10 +74,7 @@ impl Rater {
         let too_large = |_| Error::Store(store::Error::CostOutOfRange);
         let mut sum = Sum::default();
         for chunk in run.window.chunks(self.config.chunk_hours) {
-            let _slot = self.slot().await?;
-            if stop.is_cancelled() {
-                return Err(Error::ShuttingDown);
-            }
+            let _slot = self.plan_slot(&stop).await?;
             let planned = self.db.plan_chunk(chunk, rules, wanted, self.config.chunk_timeout).await?;
             sum.add(planned).map_err(too_large)?;
         }

@@ -64,7 +64,7 @@ pub enum Error {
     #[error("no run with this id is known; ListRuns names those that are")]
     RunNotFound,
     /// A run began and could not be finished.
-    #[error("run {} {}: {}", .0.run_id, .0.reason.verb(), .0.message)]
+    #[error("run {} {}: {}", .0.run_id, .0.fate(), .0.message)]
     RunFailed(RunFailure),
     /// What the run would change is no longer what its caller saw in a plan.
     #[error("{}", plan_changed(now.as_deref()))]
@@ -123,6 +123,19 @@ pub struct RunFailure {
     pub hours_committed: i64,
     /// What was not rated.
     pub left: Option<Window>,
+    /// Whether another process, or this one, goes on with it: the same request id finds it again.
+    pub goes_on: bool,
+}
+
+impl RunFailure {
+    /// What becomes of the run, for a person.
+    fn fate(&self) -> &'static str {
+        match self.reason {
+            _ if self.goes_on => "was interrupted here and goes on by itself",
+            FailureReason::RunCancelled => "was cancelled",
+            _ => "failed",
+        }
+    }
 }
 
 /// Why a run fails: the ErrorInfo reasons that a run's record can hold.
@@ -167,15 +180,6 @@ impl FailureReason {
         (FailureReason::RunCancelled, "RUN_CANCELLED"),
         (FailureReason::Internal, "INTERNAL"),
     ];
-
-    /// What became of the run, for a person.
-    fn verb(self) -> &'static str {
-        match self {
-            FailureReason::RunCancelled => "was cancelled",
-            FailureReason::ShuttingDown => "goes on in another process",
-            _ => "failed",
-        }
-    }
 
     /// As the wire and the record say it.
     pub fn as_str(self) -> &'static str {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
@@ -27,10 +28,12 @@ use crate::domain::pricebook::Pricebook;
 use crate::domain::violation::Violation;
 use crate::domain::window::{Asked, Decided, RateBasis, Refused, Trigger, closing_limit, decide};
 use crate::metrics::Metrics;
-use crate::store::{Begun, Db, Known, NewRun, RunRecord};
+use crate::store::{Begun, Db, Known, NewRun};
 
 /// The longest request id, in characters.
 const REQUEST_ID_LIMIT: usize = 128;
+/// The most hours that a plan covers: it keeps a hash an hour.
+const PLAN_LIMIT: i64 = 100_000;
 /// What is kept of a reason, in bytes.
 const REASON_LIMIT: usize = 1_000;
 /// How often a repeated request looks whether its run has ended.
@@ -129,6 +132,8 @@ pub struct Rater {
     pub admission: Arc<Semaphore>,
     /// Chunks in flight are bounded, so that ingest and reads always find a connection.
     pub chunks: Semaphore,
+    /// So are those that are only planned, apart from them: no run waits for a plan.
+    pub plans: Semaphore,
 }
 
 impl Rater {
@@ -174,17 +179,17 @@ impl Rater {
             }
             Begun::Started(lease, ended) => {
                 accepted.send_replace(Some(run.run_id.clone()));
-                for run_id in &ended {
-                    self.tell_ended(run_id).await;
-                }
-                Execution::new(self, &run, lease, &pricebook).finish().await
+                let execution = Execution::new(self, &run, lease, &pricebook);
+                // Beside it: its lease is alive already, and wants its heartbeat.
+                let tell = join_all(ended.iter().map(|run_id| self.tell_ended(run_id)));
+                tokio::join!(execution.finish(), tell).0
             }
         }
     }
 
     /// Everything that can be refused before a run begins, and what it then is.
     async fn plan(&self, request: RateRequest, book: &Pricebook) -> Result<NewRun, Error> {
-        let decided = self.decide(&request).await?;
+        let decided = self.decide(&request, book).await?;
         // Each chunk checks its own rows again; this one lets a run of many chunks commit nothing.
         if let Some(found) = self.db.foreign_currency(decided.window, book.currency()).await? {
             return Err(Error::CurrencyMismatch { found, book: book.currency().into() });
@@ -212,17 +217,27 @@ impl Rater {
 
     /// Which window, trigger and basis a request gets, and whether the loaded pricebook is the
     /// one that its caller expects.
-    pub(super) async fn decide(&self, request: &RateRequest) -> Result<Decided, Error> {
-        let (expected, loaded) = (&request.expected_pricebook_digest, self.pricebooks.current());
-        if !expected.is_empty() && expected != loaded.book.digest() {
-            return Err(Error::PricebookMismatch { loaded: loaded.book.digest().into() });
+    pub(super) async fn decide(&self, request: &RateRequest, loaded: &Pricebook) -> Result<Decided, Error> {
+        let expected = &request.expected_pricebook_digest;
+        if !expected.is_empty() && expected != loaded.digest() {
+            return Err(Error::PricebookMismatch { loaded: loaded.digest().into() });
         }
         let delay = TimeDelta::from_std(self.config.closing_delay).unwrap_or(TimeDelta::MAX);
         let limit = closing_limit(self.db.now().await?, delay);
-        decide(request.asked, limit, self.config.trailing_hours).map_err(|refused| match refused {
-            Refused::Invalid(wrong) => Error::Invalid(wrong),
-            Refused::NotClosed { field, closing_limit } => Error::WindowNotClosed { field, closing_limit },
-        })
+        let decided =
+            decide(request.asked, limit, self.config.trailing_hours).map_err(|refused| match refused {
+                Refused::Invalid(wrong) => Error::Invalid(wrong),
+                Refused::NotClosed { field, closing_limit } => {
+                    Error::WindowNotClosed { field, closing_limit }
+                }
+            })?;
+        let planned = request.dry_run || !request.expected_plan_hash.is_empty();
+        if planned && decided.window.hour_count() > PLAN_LIMIT {
+            let message =
+                "a plan covers at most 100,000 hours, which is eleven years; plan the window in parts";
+            return Err(Error::Invalid(vec![Violation::new("since", "TOO_LONG", message)]));
+        }
+        Ok(decided)
     }
 
     /// The same request again: waits for its run's end and gives its result.
@@ -242,9 +257,8 @@ impl Rater {
     /// Waits for the end of a run, in whichever process it runs, and gives its result.
     async fn outcome_of(&self, run_id: &str) -> Result<Report, Error> {
         loop {
-            let record = self.db.find_run(run_id).await?.ok_or(Error::Internal)?;
-            if record.state.is_finished() {
-                return recorded(&record);
+            if self.db.run_has_ended(run_id).await?.ok_or(Error::Internal)? {
+                return run::recorded(&self.db.find_run(run_id).await?.ok_or(Error::Internal)?);
             }
             tokio::select! {
                 () = tokio::time::sleep(FOLLOW_EVERY) => {}
@@ -256,15 +270,7 @@ impl Rater {
     /// How a run stands as soon as it is accepted, for a caller that does not wait for its end.
     pub async fn accepted(&self, ticket: &mut Ticket) -> Result<Report, Error> {
         let Some(run_id) = ticket.accepted().await else { return ticket.wait().await };
-        recorded(&self.db.find_run(&run_id).await?.ok_or(Error::Internal)?)
-    }
-}
-
-/// What a run has come to, or how it failed.
-pub(super) fn recorded(record: &RunRecord) -> Result<Report, Error> {
-    match run::recorded_failure(record) {
-        Some(failure) => Err(Error::RunFailed(failure)),
-        None => Ok(Report::of(record)),
+        run::recorded(&self.db.find_run(&run_id).await?.ok_or(Error::Internal)?)
     }
 }
 

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use super::Error;
 use super::rate_window::Rater;
-use super::report::Report;
-use super::run::{Execution, tell_report};
+use super::run::Execution;
 use crate::domain::pricebook::Pricebook;
 use crate::domain::run_state::RunState;
-use crate::store::{self, Lease, Taken};
+use crate::store::{self, Lease, Legacy, RunRecord, Taken};
 
 /// The longest time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -20,7 +19,7 @@ impl Rater {
     /// Looks for runs without a process, for as long as the service lives.
     pub async fn sweep(self: Arc<Self>) {
         loop {
-            if let Err(error) = self.take_over().await {
+            if let Err(error) = self.look().await {
                 tracing::warn!(error = %error, "could not look for abandoned runs");
             }
             tokio::select! {
@@ -28,6 +27,14 @@ impl Rater {
                 () = self.stop.cancelled() => return,
             }
         }
+    }
+
+    async fn look(self: &Arc<Self>) -> Result<(), store::Error> {
+        self.take_over().await?;
+        for run_id in self.db.untold_runs().await? {
+            self.tell_ended(&run_id).await;
+        }
+        Ok(())
     }
 
     async fn take_over(self: &Arc<Self>) -> Result<(), store::Error> {
@@ -40,40 +47,39 @@ impl Rater {
                 Taken::Ended(run_id) => self.tell_ended(&run_id).await,
                 Taken::Resumed(lease) => {
                     let (rater, book) = (self.clone(), book.clone());
-                    // How it ends is in its record, and told there.
-                    self.runs.spawn(async move { drop(rater.resume(lease, &book).await) });
+                    self.runs.spawn(async move { rater.resume(lease, &book).await });
                 }
             }
         }
         Ok(())
     }
 
-    async fn resume(&self, lease: Lease, book: &Pricebook) -> Result<Report, Error> {
+    async fn resume(&self, lease: Lease, book: &Pricebook) {
         tracing::info!(run_id = lease.run_id, "a run's process is gone; going on with it");
-        let record = self.db.find_run(&lease.run_id).await?.ok_or(Error::Internal)?;
-        let legacy = self.db.legacy(&lease.run_id).await?;
-        Execution::resumed(self, &record, legacy, lease, book).finish().await
+        match self.inherit(&lease.run_id).await {
+            // How it ends is in its record, and told there.
+            Ok((record, legacy)) => {
+                drop(Execution::resumed(self, &record, legacy, lease, book).finish().await);
+            }
+            // Its lease runs out again.
+            Err(error) => tracing::warn!(run_id = lease.run_id, error = %error, "the run could not be read"),
+        }
+    }
+
+    async fn inherit(&self, run_id: &str) -> Result<(RunRecord, Legacy), Error> {
+        let record = self.db.find_run(run_id).await?.ok_or(Error::Internal)?;
+        Ok((record, self.db.legacy(run_id).await?))
     }
 
     /// Tells a run that was ended without a process, with what its committed chunks had found.
     pub(super) async fn tell_ended(&self, run_id: &str) {
-        match self.db.find_run(run_id).await {
-            Ok(Some(record)) => {
-                let (reason, message) = (&record.error_reason, &record.error_message);
-                match record.state {
-                    RunState::Cancelled => tracing::info!(run_id, "run cancelled; no process had it"),
-                    _ => {
-                        tracing::error!(run_id, reason, error = message, "a run without a process has failed")
-                    }
-                }
-                let report = Report::of(&record);
-                let took = record.finished_at.zip(record.started_at).map(|(end, start)| end - start);
-                let took = took.and_then(|took| took.to_std().ok()).unwrap_or_default();
-                super::run::count_end(&self.metrics, &report, took);
-                tell_report(&self.metrics, &report);
+        let Some(record) = self.tell_run(run_id).await else { return };
+        let (reason, error) = (&record.error_reason, &record.error_message);
+        match record.state {
+            RunState::Failed => {
+                tracing::error!(run_id, reason, error, "a run without a process has failed");
             }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(run_id, error = %error, "the end of a run could not be read"),
+            state => tracing::info!(run_id, state = state.as_str(), "a run without a process has ended"),
         }
     }
 }

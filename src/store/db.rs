@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::Row;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Postgres, Row, Transaction};
 
 use super::Error;
 
@@ -43,6 +43,23 @@ impl Db {
             control: pool(options, 4).connect_lazy_with(connect.clone()),
             heartbeats: pool(options, 2).connect_lazy_with(connect),
         })
+    }
+}
+
+impl Db {
+    /// A short transaction about leases and runs. Whoever stands still in one, at the gate or with
+    /// a lease half given back, must not hold up everybody else: the server ends its session.
+    pub(super) async fn begin_control(&self) -> Result<Transaction<'static, Postgres>, Error> {
+        let mut tx = self.control.begin().await?;
+        sqlx::query!(
+            r#"SELECT set_config('idle_in_transaction_session_timeout', '5s', true) AS a,
+                set_config('statement_timeout', '10s', true) AS b,
+                set_config('client_connection_check_interval',
+                    CASE WHEN version() LIKE '%linux%' THEN '5s' ELSE '0' END, true) AS c"#
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        Ok(tx)
     }
 }
 

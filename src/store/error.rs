@@ -66,6 +66,13 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl Error {
+    /// A connection that says nothing any more.
+    pub fn no_answer() -> Error {
+        Error::OutcomeUnknown(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+    }
+}
+
 /// SQLSTATEs that say: not now. 08 connection, 40 rolled back, 53 resources (a full disk),
 /// 57 an operator or a timeout, 58 the system, 25006 a standby, 25P03 idle too long, 55P03 a
 /// lock not granted.

@@ -15,6 +15,7 @@ pub mod pricebook;
 mod rated_usage;
 mod rating_statement;
 mod run;
+mod run_end;
 mod run_record;
 mod takeover;
 
@@ -26,6 +27,7 @@ pub use error::Error;
 pub use lease::{Holder, Lease};
 pub use rated_usage::{UsageFilter, UsageKey, UsageRow};
 pub use rating_statement::{Rated, Rules, Wanted};
-pub use run::{Begun, Failure, Known, Leaves, NewRun};
+pub use run::{Begun, Known, NewRun};
+pub use run_end::{Failure, Leaves};
 pub use run_record::{RunFilter, RunKey, RunRecord};
 pub use takeover::{Legacy, Taken};

@@ -6,7 +6,6 @@ use sqlx::PgConnection;
 use super::lease::{self, Holder, Lease};
 use super::{Db, Error, error};
 use crate::domain::plan::HourHash;
-use crate::domain::run_state::RunState;
 use crate::domain::window::{RateBasis, Trigger, Window};
 
 /// Serialises acquisition, for an instant: concurrent inserts into an exclusion constraint can
@@ -55,28 +54,6 @@ pub enum Begun {
     Busy(Holder),
 }
 
-/// How a run leaves the process that ran it, short of its end.
-#[derive(Debug, Clone, Copy)]
-pub enum Leaves<'a> {
-    /// It could not go on.
-    Failed(Failure<'a>),
-    /// Someone asked it to stop.
-    Cancelled,
-    /// Another process goes on with it.
-    Waiting,
-}
-
-/// Why a run could not go on.
-#[derive(Debug, Clone, Copy)]
-pub struct Failure<'a> {
-    /// An ErrorInfo reason.
-    pub reason: &'a str,
-    /// For a person.
-    pub message: &'a str,
-    /// Deleted and shrunk rollups that the brake refused.
-    pub refused_rollups: Option<i64>,
-}
-
 /// A run that a request id stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
@@ -89,7 +66,7 @@ pub struct Known {
 impl Db {
     /// Begins a run: finds its request id known, or takes the lease and writes the record.
     pub async fn begin_run(&self, run: &NewRun) -> Result<Begun, Error> {
-        let mut tx = self.control.begin().await?;
+        let mut tx = self.begin_control().await?;
         sqlx::query!("SELECT pg_advisory_xact_lock($1)", GATE).execute(&mut *tx).await?;
         if let Some(id) = &run.request_id
             && let Some(known) = known(&mut tx, &run.requested_by, id).await?
@@ -117,66 +94,6 @@ impl Db {
     pub async fn known_request(&self, requested_by: &str, request_id: &str) -> Result<Option<Known>, Error> {
         let mut connection = self.pool.acquire().await?;
         Ok(known(&mut connection, requested_by, request_id).await?)
-    }
-
-    /// Writes down how a run leaves its process, and gives its lease back: nobody has to wait.
-    /// What it leaves is what its lease still covers: that knows of a chunk whose COMMIT was done
-    /// and not answered. False: the lease is another's by now, or nobody's, and so is the record.
-    pub async fn leave_run(&self, lease: &Lease, leaves: &Leaves<'_>) -> Result<bool, Error> {
-        let mut tx = self.control.begin().await?;
-        // The lease first, in the order of a takeover: the other way round the two deadlock.
-        let remaining_end = sqlx::query_scalar!(
-            r#"DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2 RETURNING upper(during) AS "end!""#,
-            lease.run_id,
-            lease.fence
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(remaining_end) = remaining_end else { return Ok(false) };
-        let (state, failure) = match leaves {
-            Leaves::Failed(failure) => (RunState::Failed, Some(failure)),
-            Leaves::Cancelled => (RunState::Cancelled, None),
-            Leaves::Waiting => (RunState::Pending, None),
-        };
-        sqlx::query!(
-            "UPDATE rating_run SET
-                 state = CASE WHEN $2 = 'pending' AND state = 'cancelling' THEN state ELSE $2 END,
-                 error_reason = $3, error_message = $4, refused_rollups = $5, remaining_end = $6,
-                 finished_at = CASE WHEN $2 <> 'pending' THEN clock_timestamp() END
-             WHERE run_id = $1 AND finished_at IS NULL",
-            lease.run_id,
-            state.as_str(),
-            failure.map(|failure| failure.reason),
-            failure.map(|failure| failure.message),
-            failure.and_then(|failure| failure.refused_rollups),
-            remaining_end
-        )
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await.map_err(error::at_commit)?;
-        Ok(true)
-    }
-
-    /// Asks a run to stop: it ends after the chunk in flight, or at once where no process runs
-    /// it. The state that this gave it; none where it had ended, or was asked before.
-    pub async fn cancel_run(&self, run_id: &str) -> Result<Option<RunState>, Error> {
-        let mut tx = self.control.begin().await?;
-        // A takeover decides under the gate, too.
-        sqlx::query!("SELECT pg_advisory_xact_lock($1)", GATE).execute(&mut *tx).await?;
-        let state = sqlx::query_scalar!(
-            "UPDATE rating_run r SET
-                 state = CASE WHEN held THEN 'cancelling' ELSE 'cancelled' END,
-                 remaining_end = CASE WHEN held THEN remaining_end ELSE coalesce(remaining_end, window_end) END,
-                 finished_at = CASE WHEN held THEN NULL ELSE clock_timestamp() END
-             FROM (SELECT EXISTS (SELECT FROM rating_lease WHERE run_id = $1) AS held) lease
-             WHERE run_id = $1 AND finished_at IS NULL AND NOT (held AND state = 'cancelling')
-             RETURNING state",
-            run_id
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        tx.commit().await.map_err(error::at_commit)?;
-        Ok(state.as_deref().map(RunState::parse))
     }
 
     /// Stores the plan that a run keeps to, before its first commit.
@@ -244,8 +161,8 @@ async fn record(connection: &mut PgConnection, run: &NewRun, fence: i64) -> Resu
     sqlx::query!(
         "INSERT INTO rating_run (run_id, window_start, window_end, trigger, rate_basis, state,
              pricebook_digest, currency_code, fence, requested_by, request_id, request_hash, reason,
-             expected_plan_hash, started_at)
-         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp())",
+             expected_plan_hash, started_at, told)
+         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp(), false)",
         run.run_id,
         run.window.start,
         run.window.end,

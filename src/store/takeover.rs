@@ -64,7 +64,7 @@ impl Db {
     /// Takes over every run whose lease has ended, if it began with the pricebook of this
     /// digest; ends those that nobody can go on with. One whose hours another run holds waits.
     pub async fn take_over(&self, loaded_digest: &str, ttl: Duration) -> Result<Vec<Taken>, Error> {
-        let mut tx = self.control.begin().await?;
+        let mut tx = self.begin_control().await?;
         sqlx::query!("SELECT pg_advisory_xact_lock($1)", GATE).execute(&mut *tx).await?;
         lease::reap(&mut tx, None).await?;
         let mut taken = Vec::new();
@@ -121,8 +121,8 @@ async fn settle(
             run the remaining hours again";
         Some((RunState::Failed, Some(("PRICEBOOK_MISMATCH", message))))
     } else if orphan.fruitless_takeovers >= MAX_FRUITLESS {
-        let message =
-            "process after process died on the same hours; look at what they log, then run these again";
+        let message = "process after process died on the same hours, or met the same obstacle; look at what they log, then run \
+            these again";
         Some((RunState::Failed, Some(("LEASE_LOST", message))))
     } else {
         None

@@ -236,7 +236,11 @@ async fn heartbeats_do_not_wait_behind_calls_that_wait_for_their_lease() {
     result.expect("the lease lived on");
     for other in others {
         if let Err(refused) = other.await.unwrap() {
-            assert_eq!(refused.reason, "WINDOW_BUSY");
+            // Nobody waits at the gate for ever.
+            assert!(
+                ["WINDOW_BUSY", "DATABASE_UNAVAILABLE"].contains(&refused.reason.as_str()),
+                "{refused:?}"
+            );
         }
     }
 }

@@ -153,6 +153,7 @@ async fn a_run_that_fails_tells_what_is_left() {
             start: "2026-06-01T10:00:00Z".parse().expect("a time"),
             end: "2026-06-01T12:00:00Z".parse().expect("a time"),
         }),
+        goes_on: false,
     };
     let watch = [Answer::Is(Streams::ends([progress("r1", RunState::Failed, 3)]))].into();
     let rate = [begun(), Answer::Refuses(Error::RunFailed(failure))].into();

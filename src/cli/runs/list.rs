@@ -51,7 +51,7 @@ enum TriggerArg {
 }
 
 /// Of a page, however many runs are asked for.
-const LARGEST_PAGE: usize = 1_000;
+const LARGEST_PAGE: usize = 200;
 
 const HEADERS: [&str; 14] = [
     "run_id",

@@ -75,10 +75,10 @@ impl RatingClient {
 }
 
 /// A run that has failed is recorded: asking again gives the same answer. So does a window that
-/// another run holds, for as long as that takes. A run whose process stops is handed over, and
-/// asking again finds it with another one.
+/// another run holds, for as long as that takes. A run that goes on without its process says when
+/// to ask again.
 fn finds_its_run_again(failure: &Failure) -> bool {
-    let goes_on = matches!(failure.reason.as_str(), "RUN_CONTINUES" | "SHUTTING_DOWN");
+    let goes_on = failure.reason == "RUN_CONTINUES" || failure.retry_after.is_some();
     let recorded = failure.metadata.contains_key("run") && !goes_on;
     failure.may_pass && !recorded && failure.reason != "WINDOW_BUSY"
 }
@@ -95,7 +95,8 @@ mod tests {
 
     fn failed(reason: FailureReason) -> Error {
         let (run_id, message) = ("r1".into(), "gone".into());
-        Error::RunFailed(RunFailure { run_id, reason, message, hours_committed: 3, left: None })
+        let goes_on = reason == FailureReason::ShuttingDown;
+        Error::RunFailed(RunFailure { run_id, reason, message, hours_committed: 3, left: None, goes_on })
     }
 
     fn succeeded() -> Answer<RateWindowResponse> {

@@ -46,16 +46,8 @@ impl Rater {
         mut gathering: Gathering,
         stop: &CancellationToken,
     ) -> Result<Impact, Error> {
-        // Few at once, so that runs, which wait for the same slots, find one.
-        let turn = stop.run_until_cancelled(self.pricebooks.scans.acquire());
-        let _turn = turn.await.ok_or(Error::ShuttingDown)?;
         for chunk in window.chunks(self.config.chunk_hours) {
-            // A stop first, as in a run: what waits for its turn must not begin any more.
-            let _slot = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Err(Error::ShuttingDown),
-                slot = self.chunks.acquire() => slot.map_err(|_| Error::ShuttingDown)?,
-            };
+            let _slot = self.plan_slot(stop).await?;
             let [loaded, candidate] = self.db.traffic(chunk, books, self.config.chunk_timeout).await?;
             gathering.add(loaded, candidate).map_err(|_| Error::Store(store::Error::CostOutOfRange))?;
         }

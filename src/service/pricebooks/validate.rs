@@ -73,6 +73,11 @@ impl Rater {
     /// Checks a pricebook against the one in force and, if that is asked and it is not refused,
     /// against the traffic of a window. Nothing is stored. A caller that goes away ends it.
     pub async fn validate_pricebook(self: &Arc<Self>, candidate: Candidate) -> Result<Validation, Error> {
+        // Few at once, and before the check: what waits holds a text, and not all that follows from it.
+        let _turn = match candidate.against {
+            Some(_) => self.pricebooks.scans.acquire().await.ok(),
+            None => None,
+        };
         let Checked { mut validation, book, loaded } = self.pricebooks.check(candidate.yaml).await;
         if let (Some(book), Some(window)) = (book, candidate.against) {
             validation.impact =

@@ -1,8 +1,11 @@
 //! The work itself: chunks, newest first, some of them side by side. A chunk costs what its
 //! events cost: which hours are next is known here, and nothing is read again to find out.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
-use tokio::sync::{Mutex, SemaphorePermit};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use super::Execution;
 use super::survey::Limits;
@@ -11,7 +14,7 @@ use crate::domain::outcome::Counts;
 use crate::domain::window::Window;
 use crate::service::Error;
 use crate::service::rate_window::Rater;
-use crate::store::{self, Rated, Rules};
+use crate::store::{self, Chunk, Rated, Rules};
 
 /// What is committed, by whichever process.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +101,9 @@ impl Execution<'_> {
             let tracker = tracker.lock().await;
             self.survey(tracker.waiting(), tracker.done()).await?
         };
+        if tracker.lock().await.waiting().is_empty() {
+            return Ok(self.rater.db.complete_run(&self.lease).await?);
+        }
         let workers = self.rater.config.parallel.get();
         let results = join_all((0..workers).map(|_| self.work_through(tracker, &limits))).await;
         results.into_iter().collect()
@@ -122,17 +128,33 @@ impl Execution<'_> {
         limits: &Limits,
     ) -> Result<(), Error> {
         let _slot = self.rater.slot().await?;
-        let mut open = self.rater.db.begin_chunk(&self.lease, chunk, self.rater.config.chunk_timeout).await?;
-        let rated = open.rate(self.rules(), limits.wanted()).await?;
+        if tracker.lock().await.halted {
+            return Ok(());
+        }
+        let (open, rated) = within(self.patience(), self.begin_and_rate(chunk, limits)).await?;
         limits.check_plan(chunk, &rated.hour_hashes)?;
         // One S3 at a time, so that each knows what the others have left.
         let mut tracker = tracker.lock().await;
         let done = tracker.done.with(&rated.counts, rated.lost_cost)?;
         limits.check_decrease(tracker.done(), &done)?;
-        open.commit(&rated, tracker.left_without(Some(chunk))).await?;
+        within(self.patience(), open.commit(&rated, tracker.left_without(Some(chunk)))).await?;
         tracker.commit(chunk, done);
         self.tell_chunk(chunk, &rated);
         Ok(())
+    }
+
+    /// S1 and S2.
+    async fn begin_and_rate(&self, chunk: Window, limits: &Limits) -> Result<(Chunk, Rated), store::Error> {
+        let timeout = self.rater.config.chunk_timeout;
+        let mut open = self.rater.db.begin_chunk(&self.lease, chunk, timeout).await?;
+        let rated = open.rate(self.rules(), limits.wanted()).await?;
+        Ok((open, rated))
+    }
+
+    /// Longer than the server lets a statement take: past it the connection is lost, and nobody has
+    /// told us.
+    pub(super) fn patience(&self) -> Duration {
+        self.rater.config.chunk_timeout + Duration::from_secs(60)
     }
 
     pub(super) fn rules(&self) -> Rules<'_> {
@@ -153,13 +175,39 @@ impl Execution<'_> {
 
 impl Rater {
     /// A turn for one chunk, in the order of asking: between its chunks a run lets others go
-    /// first. A stop comes before: what waits must not begin when the service ends.
+    /// first.
     pub(in crate::service) async fn slot(&self) -> Result<SemaphorePermit<'_>, Error> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Err(Error::ShuttingDown),
-            slot = self.chunks.acquire() => slot.map_err(|_| Error::ShuttingDown),
-        }
+        turn(&self.chunks, &self.stop).await
+    }
+
+    /// The same for a chunk that is only planned: these have turns of their own, and no run waits
+    /// for one.
+    pub(in crate::service) async fn plan_slot(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<SemaphorePermit<'_>, Error> {
+        turn(&self.plans, stop).await
+    }
+}
+
+/// A step of a chunk, in bounded time: a heartbeat would keep the lease of one that hangs for ever.
+pub(super) async fn within<T>(
+    patience: Duration,
+    step: impl Future<Output = Result<T, store::Error>>,
+) -> Result<T, store::Error> {
+    match tokio::time::timeout(patience, step).await {
+        Ok(result) => result,
+        // The step may have been done: nobody knows.
+        Err(_) => Err(store::Error::no_answer()),
+    }
+}
+
+/// A stop comes before: what waits must not begin when the service ends.
+async fn turn<'a>(slots: &'a Semaphore, stop: &CancellationToken) -> Result<SemaphorePermit<'a>, Error> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Error::ShuttingDown),
+        slot = slots.acquire() => slot.map_err(|_| Error::ShuttingDown),
     }
 }
 

@@ -10,8 +10,6 @@ mod chunks;
 mod survey;
 mod tell;
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -21,13 +19,11 @@ use super::error::{Error, FailureReason, RunFailure};
 use super::rate_window::Rater;
 use super::report::Report;
 use super::stored_text;
-use crate::domain::outcome::{Counts, decrease_refused};
 use crate::domain::pricebook::Pricebook;
 use crate::domain::run_state::RunState;
 use crate::domain::window::{RateBasis, Trigger, Window};
 use crate::store::{self, Db, Failure, Lease, Leaves, Legacy, NewRun, RunRecord};
 use chunks::{Done, Tracker};
-pub(super) use tell::{count_end, tell_report};
 
 /// What is kept of an error's text, in bytes.
 const MESSAGE_LIMIT: usize = 1_000;
@@ -75,15 +71,13 @@ pub(super) struct Execution<'a> {
     book: &'a Pricebook,
     legacy: Legacy,
     before: Done,
-    /// When this process took it over; `None` where it began it.
-    resumed_at: Option<DateTime<Utc>>,
 }
 
 impl<'a> Execution<'a> {
     /// Of a run that begins.
     pub fn new(rater: &'a Rater, run: &NewRun, lease: Lease, book: &'a Pricebook) -> Execution<'a> {
         let (legacy, before) = (Legacy::default(), Done::default());
-        Execution { rater, run: run.into(), lease, book, legacy, before, resumed_at: None }
+        Execution { rater, run: run.into(), lease, book, legacy, before }
     }
 
     /// Of one that another process began.
@@ -95,7 +89,7 @@ impl<'a> Execution<'a> {
         book: &'a Pricebook,
     ) -> Execution<'a> {
         let before = Done { counts: record.counts.clone(), lost_cost: record.lost_cost };
-        Execution { rater, run: record.into(), lease, book, legacy, before, resumed_at: record.resumed_at }
+        Execution { rater, run: record.into(), lease, book, legacy, before }
     }
 
     /// Runs to the end, whatever it is, and tells it: to the log, the metrics and the caller.
@@ -112,95 +106,67 @@ impl<'a> Execution<'a> {
         let tracker = tracker.into_inner();
         match result {
             Ok(()) => {
-                let report = self.report(tracker.done().counts.clone(), RunState::Succeeded);
-                self.tell_end(&report, started.elapsed());
+                self.rater.tell_run(&self.run.run_id).await;
+                let counts = tracker.done().counts.clone();
+                let report = Report::new(&self.run, self.book, counts, RunState::Succeeded);
                 tell::tell_success(&report, started.elapsed());
                 Ok(report)
             }
-            Err(error) => self.leave(error, &tracker, started.elapsed()).await,
+            Err(error) => self.leave(error, &tracker).await,
         }
-    }
-
-    fn report(&self, counts: Counts, state: RunState) -> Report {
-        Report::new(&self.run, self.book, counts, state)
-    }
-
-    fn tell_end(&self, report: &Report, took: Duration) {
-        count_end(&self.rater.metrics, report, took);
-        tell_report(&self.rater.metrics, report);
     }
 
     /// The run leaves this process before it is done: it has failed, was cancelled, or goes on
-    /// elsewhere.
-    async fn leave(&self, error: Error, tracker: &Tracker, took: Duration) -> Result<Report, Error> {
-        let failure = self.failure(&error, tracker);
-        if let Error::Store(store::Error::LeaseLost) = error {
-            return self.taken_over(&error, failure, took).await;
-        }
-        let (state, refused_rollups) = match failure.reason {
-            FailureReason::RunCancelled => (RunState::Cancelled, None),
-            FailureReason::ShuttingDown => (RunState::Pending, None),
-            FailureReason::DecreaseRefused => (RunState::Failed, error.refused_rollups()),
-            _ => (RunState::Failed, None),
-        };
-        let leaves = match state {
-            RunState::Cancelled => Leaves::Cancelled,
-            RunState::Pending => Leaves::Waiting,
-            _ => {
-                let (reason, message) = (failure.reason.as_str(), failure.message.as_str());
-                Leaves::Failed(Failure { reason, message, refused_rollups })
+    /// elsewhere, or here, a little later.
+    async fn leave(&self, error: Error, tracker: &Tracker) -> Result<Report, Error> {
+        let mut failure = self.failure(&error, tracker);
+        let leaves = match &error {
+            Error::Store(store::Error::LeaseLost) => return self.taken_over(&error, failure).await,
+            Error::Store(store::Error::CancelAsked) => Leaves::Cancelled,
+            Error::ShuttingDown => Leaves::Waiting { fruitless: false },
+            // The database's trouble is not the run's: it goes on when that has passed.
+            Error::Store(store::Error::Unavailable(_) | store::Error::OutcomeUnknown(_)) => {
+                Leaves::Waiting { fruitless: true }
             }
+            _ => Leaves::Failed(Failure {
+                reason: failure.reason.as_str(),
+                message: &failure.message,
+                refused_rollups: error.refused_rollups(),
+            }),
         };
-        match self.rater.db.leave_run(&self.lease, &leaves).await {
+        let goes_on = matches!(leaves, Leaves::Waiting { .. });
+        let left = self.rater.db.leave_run(&self.lease, &leaves).await;
+        if let Ok(false) = left {
             // Between the error and here another process took it, or its last chunk is committed.
-            Ok(false) => return self.taken_over(&error, failure, took).await,
-            Ok(true) => {
-                tell::tell_leave(&error, &failure);
-                if state.is_finished() {
-                    self.tell_end(&self.ended(tracker, state, refused_rollups).await, took);
-                }
+            return self.taken_over(&error, failure).await;
+        }
+        // Where it could not be recorded, its lease runs out, and another process goes on with it.
+        failure.goes_on = goes_on || left.is_err();
+        tell::tell_leave(&error, &failure);
+        match left {
+            Ok(_) if goes_on => {}
+            Ok(_) => {
+                self.rater.tell_run(&self.run.run_id).await;
             }
-            // Its lease runs out, and another process, or this one, goes on with it.
-            Err(unrecorded) => {
-                tell::tell_leave(&error, &failure);
-                let error = unrecorded;
+            Err(error) => {
                 tracing::warn!(run_id = self.run.run_id, error = %error, "how the run ended could not be recorded");
             }
         }
         Err(Error::RunFailed(failure))
     }
 
-    /// A run that this process has ended, from its record, which knows of a chunk whose COMMIT was
-    /// done and not answered.
-    async fn ended(&self, tracker: &Tracker, state: RunState, refused_rollups: Option<i64>) -> Report {
-        if let Ok(Some(record)) = self.rater.db.find_run(&self.run.run_id).await {
-            return Report::of(&record);
-        }
-        let mut report = self.report(tracker.done().counts.clone(), state);
-        report.add(refused_rollups.map(decrease_refused));
-        report
-    }
-
     /// The lease is another's, or nobody's. What becomes of the run is decided elsewhere; if it has
-    /// ended there, its caller gets that.
-    async fn taken_over(&self, error: &Error, failure: RunFailure, took: Duration) -> Result<Report, Error> {
+    /// ended there, or by our last COMMIT, whose answer was lost, its caller gets that.
+    async fn taken_over(&self, error: &Error, failure: RunFailure) -> Result<Report, Error> {
         match self.rater.db.find_run(&self.run.run_id).await {
-            // Nobody took it over: it was our last COMMIT, whose answer was lost, that ended it.
-            Ok(Some(record))
-                if record.state == RunState::Succeeded && record.resumed_at == self.resumed_at =>
-            {
-                let report = Report::of(&record);
-                self.tell_end(&report, took);
-                tell::tell_success(&report, took);
-                Ok(report)
-            }
             Ok(Some(record)) if record.state.is_finished() => {
-                tell::tell_taken_over(error, &failure);
-                super::rate_window::recorded(&record)
+                self.rater.tell_run(&self.run.run_id).await;
+                recorded(&record)
             }
             _ => {
                 tell::tell_taken_over(error, &failure);
-                Err(Error::RunFailed(RunFailure { reason: FailureReason::LeaseLost, ..failure }))
+                let (reason, goes_on) = (FailureReason::LeaseLost, true);
+                Err(Error::RunFailed(RunFailure { reason, goes_on, ..failure }))
             }
         }
     }
@@ -208,19 +174,19 @@ impl<'a> Execution<'a> {
     fn failure(&self, error: &Error, tracker: &Tracker) -> RunFailure {
         let run_id = &self.run.run_id;
         let text = error.to_string();
-        let left = tracker.left();
         RunFailure {
             run_id: run_id.clone(),
             reason: FailureReason::from(error),
             message: stored_text::stored(&text, MESSAGE_LIMIT, "error_message", run_id).to_owned(),
             hours_committed: tracker.hours_done(),
-            left,
+            left: tracker.left(),
+            goes_on: false,
         }
     }
 }
 
 /// How a recorded run ended without its result, if it did.
-pub(super) fn recorded_failure(record: &RunRecord) -> Option<RunFailure> {
+fn recorded_failure(record: &RunRecord) -> Option<RunFailure> {
     let (reason, message) = match record.state {
         RunState::Failed => (
             FailureReason::parse(record.error_reason.as_deref().unwrap_or_default()),
@@ -236,7 +202,16 @@ pub(super) fn recorded_failure(record: &RunRecord) -> Option<RunFailure> {
         message,
         hours_committed: record.progress.hours_done,
         left: record.remaining_end.filter(|end| *end > record.window.start).map(left),
+        goes_on: false,
     })
+}
+
+/// What a run has come to, or how it failed.
+pub(super) fn recorded(record: &RunRecord) -> Result<Report, Error> {
+    match recorded_failure(record) {
+        Some(failure) => Err(Error::RunFailed(failure)),
+        None => Ok(Report::of(record)),
+    }
 }
 
 /// Renews the lease every third of its life, on a connection that work can't starve. A lease

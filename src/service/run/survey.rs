@@ -3,7 +3,7 @@
 //! against them once more, inside its own transaction.
 
 use super::Execution;
-use super::chunks::Done;
+use super::chunks::{Done, within};
 use crate::domain::money::Rate;
 use crate::domain::outcome::Counts;
 use crate::domain::plan::{HourHash, plan_hash};
@@ -112,7 +112,8 @@ impl Execution<'_> {
             let _slot = self.rater.slot().await?;
             self.rater.db.may_go_on(&self.lease).await?;
             let timeout = self.rater.config.chunk_timeout;
-            let planned = self.rater.db.plan_chunk(*chunk, self.rules(), wanted, timeout).await?;
+            let planning = self.rater.db.plan_chunk(*chunk, self.rules(), wanted, timeout);
+            let planned = within(self.patience(), planning).await?;
             all = all.with(&planned.counts, planned.lost_cost)?;
             newest_first.extend(planned.hour_hashes.into_iter().rev());
         }

@@ -9,8 +9,10 @@ use crate::domain::outcome::Severity;
 use crate::domain::pricebook::Pricebook;
 use crate::metrics::{Metrics, RunEvents};
 use crate::service::error::{Error, FailureReason, RunFailure};
+use crate::service::rate_window::Rater;
 use crate::service::report::Report;
 use crate::service::rfc3339;
+use crate::store::{self, RunRecord};
 
 pub(super) fn tell_start(run: &RunSpec, book: &Pricebook, chunks_before: usize) {
     tracing::info!(
@@ -26,9 +28,33 @@ pub(super) fn tell_start(run: &RunSpec, book: &Pricebook, chunks_before: usize) 
     );
 }
 
-/// What a run found, all of it: whoever ends it says so, once.
-pub(in crate::service) fn tell_report(metrics: &Metrics, report: &Report) {
+impl Rater {
+    /// Tells what a run that has ended found, all of it, once in all processes: whoever gets to it
+    /// first takes it. What nobody gets to, the sweep does.
+    pub(in crate::service) async fn tell_run(&self, run_id: &str) -> Option<RunRecord> {
+        match self.claim(run_id).await {
+            Ok(record) => record.inspect(|record| tell_record(&self.metrics, record)),
+            Err(error) => {
+                tracing::warn!(run_id, error = %error, "what the run found is not told yet");
+                None
+            }
+        }
+    }
+
+    async fn claim(&self, run_id: &str) -> Result<Option<RunRecord>, store::Error> {
+        match self.db.claim_telling(run_id).await? {
+            true => self.db.find_run(run_id).await,
+            false => Ok(None),
+        }
+    }
+}
+
+fn tell_record(metrics: &Metrics, record: &RunRecord) {
+    let report = Report::of(record);
     let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
+    let ended = record.finished_at.unwrap_or(record.created_at);
+    let took = (ended - record.started_at.unwrap_or(ended)).to_std().unwrap_or_default();
+    metrics.run_finished(trigger, report.state.as_str(), took, ended.timestamp());
     let events = RunEvents {
         rated: counts.rated_events,
         unpriced: counts.unpriced_events,
@@ -47,11 +73,6 @@ pub(in crate::service) fn tell_report(metrics: &Metrics, report: &Report) {
             Severity::Info => tracing::info!(run_id, trigger, code, count, message),
         }
     }
-}
-
-pub(in crate::service) fn count_end(metrics: &Metrics, report: &Report, took: Duration) {
-    let now = chrono::Utc::now().timestamp();
-    metrics.run_finished(report.trigger.as_str(), report.state.as_str(), took, now);
 }
 
 pub(super) fn tell_success(report: &Report, took: Duration) {
@@ -75,7 +96,7 @@ pub(super) fn tell_success(report: &Report, took: Duration) {
 
 /// The run has left this process for another, or for nobody yet.
 pub(super) fn tell_taken_over(error: &Error, failure: &RunFailure) {
-    let source = error.source().map(|source| format!("{source:?}")).unwrap_or_default();
+    let source = source(error);
     let (run_id, hours) = (&failure.run_id, failure.hours_committed);
     tracing::warn!(run_id, error = %error, source, hours_committed = hours, "the run is in other hands");
 }
@@ -93,8 +114,12 @@ pub(super) fn tell_leave(error: &Error, failure: &RunFailure) {
         }
         FailureReason::RunCancelled => tracing::info!(run_id, hours_committed = hours, "run cancelled"),
         _ => {
-            let source = error.source().map(|source| format!("{source:?}")).unwrap_or_default();
+            let source = source(error);
             tracing::error!(run_id, reason, error = %error, source, hours_committed = hours, "run failed");
         }
     }
+}
+
+fn source(error: &Error) -> String {
+    error.source().map(|source| format!("{source:?}")).unwrap_or_default()
 }

@@ -185,3 +185,20 @@ async fn what_is_no_hash_is_refused_by_the_name_of_its_field() {
     }
     assert_eq!(rig.count("rating_run").await, 0);
 }
+
+#[tokio::test]
+async fn a_plan_of_more_hours_than_it_can_keep_is_refused_by_the_name_of_its_field() {
+    let rig = Rig::with_events([event("a")]).await;
+    let ages = |since: &str| RateWindowRequest {
+        since: Some(crate::rig::timestamp(since)),
+        until: Some(crate::rig::timestamp("2026-06-01T11:00:00Z")),
+        ..RateWindowRequest::default()
+    };
+    let dry_run = RateWindowRequest { dry_run: true, ..ages("0001-01-01T00:00:00Z") };
+    for request in [dry_run, applying(&"0".repeat(64), ages("2014-01-01T00:00:00Z"))] {
+        let failure = rig.refused(request).await;
+        assert_eq!(named(&failure), ("INVALID_ARGUMENT", vec!["since"]));
+        assert!(failure.violations[0].1.starts_with("TOO_LONG: "), "{failure:?}");
+    }
+    assert_eq!(rig.count("rating_run").await, 0);
+}

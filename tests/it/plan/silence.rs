@@ -132,7 +132,7 @@ async fn a_plan_is_made_while_a_run_holds_the_lease_of_its_hours() {
 /// Three hundred thousand hours.
 fn endless() -> RateWindowRequest {
     RateWindowRequest {
-        since: Some(timestamp("1990-01-01T00:00:00Z")),
+        since: Some(timestamp("2016-01-01T00:00:00Z")),
         until: Some(timestamp(&hour(12))),
         dry_run: true,
         ..RateWindowRequest::default()

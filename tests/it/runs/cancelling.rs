@@ -73,6 +73,7 @@ async fn a_run_that_no_process_has_is_cancelled_at_once() {
          WHERE run_id = 'waits'",
     )
     .await;
+    rig.sql("UPDATE rating_run SET told = false").await;
     assert_eq!(get(&rig, "waits").await.state(), RunState::Pending);
     let run = cancel(&rig, "waits").await.unwrap();
     assert_eq!((run.state(), run.error), (RunState::Cancelled, None));
