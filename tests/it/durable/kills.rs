@@ -57,12 +57,11 @@ fn each_moment() -> Vec<Kill> {
     ]
 }
 
-/// Of a run that begins, or of one that is taken over.
-fn any_moment(random: &mut Random, begins: bool) -> Kill {
-    let statements = match begins {
-        true => [COMMIT, COMMIT, S1, S2, HEARTBEAT, TAKE, BEGIN, STORE_PLAN],
-        false => [COMMIT, COMMIT, S1, S2, S3, FEED, HEARTBEAT, TAKE],
-    };
+/// One that is still to come: of a run that begins, and of one that has no plan yet.
+fn any_moment(random: &mut Random, begins: bool, plans: bool) -> Kill {
+    let mut statements = vec![COMMIT, COMMIT, S1, S2, S3, FEED, HEARTBEAT, TAKE];
+    statements.extend(begins.then_some(BEGIN));
+    statements.extend(plans.then_some(STORE_PLAN));
     let side = [Side::Before, Side::During, Side::After][random.below(3) as usize];
     match random.below(4) {
         0 => Kill::After(Duration::from_micros(random.below(3_000_000))),
@@ -247,8 +246,13 @@ async fn killed_at_random_a_backfill_goes_on_and_bills_each_rollup_once() {
         }
         let watch = Watch::over(&backfill.stage);
         loop {
-            let kill = any_moment(&mut random, backfill.stage.number(CHUNKS).await == 0);
+            let begins = backfill.stage.number(RUNS).await == 0;
+            let planned = "SELECT count(*) FROM rating_run WHERE hour_hashes IS NOT NULL";
+            let plans =
+                !backfill.request.expected_plan_hash.is_empty() && backfill.stage.number(planned).await == 0;
+            let kill = any_moment(&mut random, begins, plans);
             let struck = backfill.live(kill).await;
+            println!("{kill:?}: {struck} {:?}", begun.elapsed());
             if !struck {
                 break backfill.assert_whole().await;
             }
