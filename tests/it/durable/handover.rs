@@ -100,3 +100,17 @@ async fn a_run_that_lost_an_answer_goes_on_after_the_chunk_that_was_committed() 
     assert_billed_once(&stage).await;
     assert_eq!((stage.number(AHEAD).await, stage.feed_faults().await), (0, 0));
 }
+
+/// Its process was killed when its last chunk was committed, and nothing of it was told.
+#[tokio::test]
+async fn what_a_killed_process_had_not_told_is_told_by_another_and_once() {
+    let dead = Dead::after(2, filled(2).await, window(0, 2), &["--chunk-hours", "1"]).await;
+    assert_eq!(dead.record().await.state, "succeeded");
+    let arguments = ["--chunk-hours", "1", "--lease-ttl", "2s"];
+    let (second, third) = (dead.stage.service(&arguments).await, dead.stage.service(&arguments).await);
+    assert_eq!(told(&[&second, &third]).await, [2]);
+    // Both have looked again.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(told(&[&second, &third]).await, [2]);
+    assert_eq!(counted(&second, SUCCEEDED).await + counted(&third, SUCCEEDED).await, 1);
+}
