@@ -113,6 +113,10 @@ pub(super) fn tell_leave(error: &Error, failure: &RunFailure) {
             );
         }
         FailureReason::RunCancelled => tracing::info!(run_id, hours_committed = hours, "run cancelled"),
+        _ if failure.goes_on => {
+            let source = source(error);
+            tracing::warn!(run_id, reason, error = %error, source, hours_committed = hours, "the run waits to go on");
+        }
         _ => {
             let source = source(error);
             tracing::error!(run_id, reason, error = %error, source, hours_committed = hours, "run failed");

@@ -96,6 +96,9 @@ async fn a_run_that_lost_an_answer_goes_on_after_the_chunk_that_was_committed() 
     let run_id = &refused.metadata["run"];
     until("it is done", SOON, async || record(&stage, run_id).await.state == "succeeded").await;
     until("it is told", SOON, async || told(&[&service]).await == [2]).await;
+    // Nobody is called for a run that goes on.
+    assert!(lines(&[&service], "message", "run failed").is_empty());
+    assert_eq!(lines(&[&service], "message", "the run waits to go on").len(), 1);
     assert_eq!(stage.number(CHUNKS).await, 2);
     assert_billed_once(&stage).await;
     assert_eq!((stage.number(AHEAD).await, stage.feed_faults().await), (0, 0));
