@@ -39,7 +39,7 @@ impl Sum {
     fn report(mut self, run: &mut RunSpec, book: &Pricebook) -> Result<Report, MoneyError> {
         self.newest_first.reverse();
         run.plan_hash = plan_hash(run.window, run.basis, book.digest(), &self.newest_first);
-        let report = Report::new(run, book, self.counts, RunState::Succeeded);
+        let report = Report::new(run, book.digest(), book.currency(), self.counts, RunState::Succeeded);
         Ok(Report {
             dry_run: true,
             changes_by_model: self.by_model.largest(NAMED)?,

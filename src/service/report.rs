@@ -3,7 +3,6 @@
 use super::run::RunSpec;
 use crate::domain::outcome::{Counts, Finding, Severity, decrease_refused, findings, severity};
 use crate::domain::plan::CostChange;
-use crate::domain::pricebook::Pricebook;
 use crate::domain::run_state::RunState;
 use crate::domain::window::{RateBasis, Trigger, Window};
 use crate::store::RunRecord;
@@ -42,7 +41,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(run: &RunSpec, book: &Pricebook, counts: Counts, state: RunState) -> Report {
+    pub(super) fn new(
+        run: &RunSpec,
+        digest: &str,
+        currency: &str,
+        counts: Counts,
+        state: RunState,
+    ) -> Report {
         let findings = findings(&counts, run.trigger);
         Report {
             run_id: run.run_id.clone(),
@@ -53,8 +58,8 @@ impl Report {
             severity: severity(&findings),
             findings,
             counts,
-            pricebook_digest: book.digest().into(),
-            currency: book.currency().into(),
+            pricebook_digest: digest.into(),
+            currency: currency.into(),
             plan_hash: run.plan_hash.clone(),
             dry_run: false,
             changes_by_model: Vec::new(),
@@ -70,23 +75,8 @@ impl Report {
 
     /// As the record and the committed chunks have it.
     pub(super) fn of(record: &RunRecord) -> Report {
-        let findings = findings(&record.counts, record.trigger);
-        let mut report = Report {
-            run_id: record.run_id.clone(),
-            state: record.state,
-            window: record.window,
-            trigger: record.trigger,
-            basis: record.basis,
-            severity: severity(&findings),
-            findings,
-            counts: record.counts.clone(),
-            pricebook_digest: record.pricebook_digest.clone(),
-            currency: record.currency.clone(),
-            plan_hash: record.expected_plan_hash.clone().unwrap_or_default(),
-            dry_run: false,
-            changes_by_model: Vec::new(),
-            changes_by_auth_id: Vec::new(),
-        };
+        let (digest, currency) = (&record.pricebook_digest, &record.currency);
+        let mut report = Report::new(&record.into(), digest, currency, record.counts.clone(), record.state);
         report.add(record.refused_rollups.map(decrease_refused));
         report
     }

@@ -107,8 +107,9 @@ impl<'a> Execution<'a> {
         match result {
             Ok(()) => {
                 self.rater.tell_run(&self.run.run_id).await;
+                let (digest, currency) = (self.book.digest(), self.book.currency());
                 let counts = tracker.done().counts.clone();
-                let report = Report::new(&self.run, self.book, counts, RunState::Succeeded);
+                let report = Report::new(&self.run, digest, currency, counts, RunState::Succeeded);
                 tell::tell_success(&report, started.elapsed());
                 Ok(report)
             }
