@@ -82,7 +82,7 @@ pub struct Serve {
     #[arg(long, env = "RATER_DRAIN_LIMIT", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = duration::parse)]
     drain_limit: Duration,
-    /// Connections to the database
+    /// Connections to the database for work; reads have half as many beside them
     #[arg(long, env = "RATER_DATABASE_CONNECTIONS", value_name = "COUNT", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u32).range(4..=1000))]
     database_connections: u32,

@@ -59,6 +59,8 @@ pub fn status(error: Error) -> Status {
         }
         Error::PricebookNotFound => (Code::NotFound, info("PRICEBOOK_NOT_FOUND", &[])),
         Error::RunNotFound => (Code::NotFound, info("RUN_NOT_FOUND", &[])),
+        Error::CursorUnknown => (Code::FailedPrecondition, info("CURSOR_UNKNOWN", &[])),
+        Error::CursorExpired => (Code::FailedPrecondition, info("CURSOR_EXPIRED", &[])),
         Error::RunFailed(failure) => run_failed(failure),
         Error::ShuttingDown => (Code::Unavailable, retry("SHUTTING_DOWN", RETRY_AFTER)),
         Error::Store(error) => store(error),

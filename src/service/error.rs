@@ -63,6 +63,14 @@ pub enum Error {
     /// No run with this id is known.
     #[error("no run with this id is known; ListRuns names those that are")]
     RunNotFound,
+    /// No place in this database's feed is the cursor's.
+    #[error("this database never issued the cursor; take a new first copy, and go on from its change_cursor")]
+    CursorUnknown,
+    /// What comes after the cursor is not all there any more.
+    #[error(
+        "the changes after the cursor are not all kept; take a new first copy, and go on from its change_cursor"
+    )]
+    CursorExpired,
     /// A run began and could not be finished.
     #[error("run {} {}: {}", .0.run_id, .0.fate(), .0.message)]
     RunFailed(RunFailure),
@@ -218,6 +226,8 @@ impl From<&Error> for FailureReason {
             | Error::WindowNotClosed { .. }
             | Error::RequestIdReused { .. }
             | Error::PricebookNotFound
+            | Error::CursorUnknown
+            | Error::CursorExpired
             | Error::RunNotFound => FailureReason::Internal,
         }
     }

@@ -1,13 +1,15 @@
 //! GetRatedUsage: pages of rated usage, by key.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::error::Error;
 use super::page::{self, PageSizes};
-use super::page_token::{PageKey, PageTokens, are_texts, is_time};
+use super::page_token::{Cursors, PageKey, PageTokens, are_texts, is_time};
 use crate::domain::violation::Violation;
-use crate::store::{Db, UsageKey};
+use crate::store::{Db, FeedPlace, UsageKey};
 
 pub use crate::store::{UsageFilter, UsageRow};
 
@@ -24,6 +26,16 @@ pub struct Page {
     pub rows: Vec<UsageRow>,
     /// Empty on the last page.
     pub next_page_token: String,
+    /// Where the changes begin that may not be in the pages: on every page that of the first.
+    pub change_cursor: String,
+}
+
+/// What a page is continued by.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+struct Progress {
+    after: UsageKey,
+    /// The end of the feed before the first page was read.
+    begun: FeedPlace,
 }
 
 /// A page of at most `page_size` rows (0: 1,000; at most 10,000) after the token's.
@@ -40,12 +52,17 @@ pub async fn read_usage(
         return Err(Error::Invalid(wrong));
     }
     let tokens = PageTokens::of("GetRatedUsage", &arguments(filter));
-    let after = tokens.parse(page_token)?;
+    let (after, begun) = match tokens.parse::<Progress>(page_token)? {
+        Some(Progress { after, begun }) => (Some(after), begun),
+        // Before the first row is read: what it tells then is in the rows already.
+        None => (None, db.feed_end().await?),
+    };
     let mut rows = db.usage_page(filter, after.as_ref(), i64::from(size) + 1).await?;
     let more = page::cut(&mut rows, size, weight);
     let last = rows.last().filter(|_| more);
-    let next_page_token = last.map(|row| tokens.issue(row.key())).unwrap_or_default();
-    Ok(Page { rows, next_page_token })
+    let next_page_token =
+        last.map(|row| tokens.issue(Progress { after: row.key(), begun })).unwrap_or_default();
+    Ok(Page { rows, next_page_token, change_cursor: Cursors::of(&arguments(filter)).issue(begun) })
 }
 
 /// What a filter over usage may not be, in any call that takes one.
@@ -69,10 +86,12 @@ pub(super) fn check(filter: &UsageFilter, wrong: &mut Vec<Violation>) {
     }
 }
 
-/// What of a filter a page token is bound to: all of it.
+/// What of a filter a token is bound to: all of it, whatever the order of its values.
 pub(super) fn arguments(filter: &UsageFilter) -> Value {
     let time = |time: Option<DateTime<Utc>>| time.map(super::rfc3339);
-    json!([time(filter.since), time(filter.until), filter.auth_ids, filter.resource_ids, filter.model_ids])
+    let [auth_ids, resource_ids, model_ids] =
+        [&filter.auth_ids, &filter.resource_ids, &filter.model_ids].map(|ids| BTreeSet::from_iter(ids));
+    json!([time(filter.since), time(filter.until), auth_ids, resource_ids, model_ids])
 }
 
 fn weight(row: &UsageRow) -> usize {
@@ -89,9 +108,9 @@ fn weight(row: &UsageRow) -> usize {
     ROW_OVERHEAD + texts.iter().map(|text| text.len()).sum::<usize>() + optional.sum::<usize>()
 }
 
-impl PageKey for UsageKey {
+impl PageKey for Progress {
     fn is_storable(&self) -> bool {
-        is_time(self.window_start)
-            && are_texts(&[&self.auth_id, &self.resource_id, &self.model_id, &self.price_class])
+        let UsageKey { window_start, auth_id, resource_id, model_id, price_class } = &self.after;
+        is_time(*window_start) && are_texts(&[auth_id, resource_id, model_id, price_class])
     }
 }

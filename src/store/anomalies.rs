@@ -122,7 +122,7 @@ impl Db {
             after.map(|key| key.period),
             limit
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.reads)
         .await?;
         let groups = rows.into_iter().map(|r| AnomalyGroup {
             kind: AnomalyKind::parse(&r.kind),

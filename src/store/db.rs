@@ -1,6 +1,6 @@
-//! Connections. Three pools: one for work, a small one for leases, which must not starve behind
-//! the work that they guard, and a smaller one for heartbeats, which must not starve behind runs
-//! that wait for their lease.
+//! Connections. Four pools: one for work; one for reads, which can't write, take too long, or wait
+//! behind runs; a small one for leases, which must not starve behind the work that they guard; and
+//! a smaller one for heartbeats, which must not starve behind runs that wait for their lease.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,13 +13,17 @@ use super::Error;
 
 /// How long a connection that comes back may take to say that it is fine.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+/// Settings of a session that only reads: whatever is asked, it ends, and it writes nothing. A plan
+/// is made for the values at hand: one for all values would walk a table for a rare identity.
+const READ_ONLY: &str = "SET default_transaction_read_only = on; SET statement_timeout = '60s';
+    SET idle_in_transaction_session_timeout = '10s'; SET plan_cache_mode = force_custom_plan; SET jit = off";
 
 /// How to reach the database.
 #[derive(Clone)]
 pub struct DbOptions {
     /// `postgres://user@host:port/database`.
     pub url: String,
-    /// Connections for work; leases and heartbeats have a few of their own beside them.
+    /// Connections for work; reads have half as many beside them, leases and heartbeats a few.
     pub max_connections: u32,
     /// How long a call waits for a connection before the database counts as unavailable.
     pub acquire_timeout: Duration,
@@ -29,6 +33,7 @@ pub struct DbOptions {
 #[derive(Debug, Clone)]
 pub struct Db {
     pub(super) pool: PgPool,
+    pub(super) reads: PgPool,
     pub(super) control: PgPool,
     pub(super) heartbeats: PgPool,
 }
@@ -40,6 +45,11 @@ impl Db {
         let connect = PgConnectOptions::from_str(&options.url)?.application_name("rater");
         Ok(Db {
             pool: pool(options, options.max_connections).connect_lazy_with(connect.clone()),
+            reads: pool(options, (options.max_connections / 2).max(2))
+                .after_connect(|connection, _| {
+                    Box::pin(async move { sqlx::raw_sql(READ_ONLY).execute(connection).await.map(drop) })
+                })
+                .connect_lazy_with(connect.clone()),
             control: pool(options, 4).connect_lazy_with(connect.clone()),
             heartbeats: pool(options, 2).connect_lazy_with(connect),
         })

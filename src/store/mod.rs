@@ -2,6 +2,7 @@
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
 mod anomalies;
+mod change_feed;
 mod chunk;
 mod counts;
 mod db;
@@ -20,6 +21,7 @@ mod run_record;
 mod takeover;
 
 pub use anomalies::{AnomalyGroup, AnomalyPageKey, AnomalyQuery, GroupBy, Period};
+pub use change_feed::FeedPlace;
 pub use chunk::Chunk;
 pub use db::{Db, DbOptions};
 pub use detached::detached;

@@ -117,7 +117,7 @@ impl Db {
             after.map(|key| key.price_class.as_str()),
             limit
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.reads)
         .await?;
         Ok(rows)
     }

@@ -105,7 +105,7 @@ async fn statements_read_what_they_need_by_index() {
     pages(postgres, &service).await;
 
     // And the check can fail: what is left reads a whole table, or the whole of another index.
-    psql(postgres, "DROP INDEX rated_usage_window_start_ix").unwrap();
+    psql(postgres, "DROP INDEX rated_usage_window_start_ix, rated_usage_page_ix").unwrap();
     let plan = rating_plan(postgres, &service, 40).await;
     assert!(!by_index(&plan, "rated_usage_window_start_ix", "rated_usage"), "{plan}");
     assert!(whole(&plan, "rated_usage") || plan.contains("Bitmap Index Scan on rated_usage_"), "{plan}");
@@ -125,7 +125,7 @@ async fn pages(postgres: &EmbeddedPostgres, service: &Service) {
     let of_window = UsageFilter { since, until, ..Default::default() };
     let of_identity = UsageFilter { auth_ids: auth_ids.clone(), ..Default::default() };
     let of_both = UsageFilter { since, until, auth_ids, ..Default::default() };
-    let by_window = &["rated_usage_window_start_ix"][..];
+    let by_window = &["rated_usage_page_ix"][..];
     let by_either = &["rated_usage_auth_id_window_start_ix", "rated_usage_natural_key"][..];
     // Small pages in the order of the hour, one after the other; the few rows of an identity in one
     // page. (Small pages of an identity may well be found by walking the hours.)

@@ -24,7 +24,7 @@ pub fn rated_usage_response(page: Page) -> proto::GetRatedUsageResponse {
     proto::GetRatedUsageResponse {
         rated_usage: page.rows.into_iter().map(rated_usage).collect(),
         next_page_token: page.next_page_token,
-        change_cursor: String::new(),
+        change_cursor: page.change_cursor,
     }
 }
 

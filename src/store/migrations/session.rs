@@ -64,7 +64,8 @@ pub(super) async fn drop_broken_indexes(connection: &mut PgConnection) -> sqlx::
          WHERE NOT i.indisvalid
            AND i.indrelid IN (to_regclass('billing_event'), to_regclass('rated_usage'))
            AND c.relname IN ('billing_event_rating_instant_ix', 'rated_usage_natural_key',
-                             'rated_usage_window_start_ix', 'rated_usage_auth_id_window_start_ix')",
+                             'rated_usage_window_start_ix', 'rated_usage_auth_id_window_start_ix',
+                             'rated_usage_page_ix')",
     )
     .fetch_all(&mut *connection)
     .await?;

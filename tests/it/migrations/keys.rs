@@ -7,8 +7,12 @@ use sqlx::postgres::PgPool;
 use super::{RATED_USAGE, again, indexes, refused, row, run, with};
 
 const FOUR: &str = "auth_id, resource_id, model_id, window_start";
-const OURS: [&str; 3] =
-    ["rated_usage_auth_id_window_start_ix", "rated_usage_natural_key unique", "rated_usage_window_start_ix"];
+const OURS: [&str; 4] = [
+    "rated_usage_auth_id_window_start_ix",
+    "rated_usage_natural_key unique",
+    "rated_usage_page_ix",
+    "rated_usage_window_start_ix",
+];
 
 /// The table with its narrow key in another form.
 fn keyed(column: &str, key: &str) -> String {

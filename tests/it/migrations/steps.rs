@@ -60,6 +60,8 @@ async fn indexes_are_on_exactly_what_their_readers_ask_for() {
          (auth_id, window_start)",
         "CREATE UNIQUE INDEX rated_usage_natural_key ON public.rated_usage USING btree \
          (auth_id, resource_id, model_id, window_start, price_class)",
+        "CREATE INDEX rated_usage_page_ix ON public.rated_usage USING btree \
+         (window_start, auth_id COLLATE \"C\", resource_id COLLATE \"C\", model_id COLLATE \"C\", price_class COLLATE \"C\")",
         "CREATE UNIQUE INDEX rated_usage_pkey ON public.rated_usage USING btree (id)",
         "CREATE INDEX rated_usage_window_start_ix ON public.rated_usage USING btree (window_start)",
     ];
