@@ -31,7 +31,7 @@ impl Health {
             Ok(Ok(true)) => print("SERVING\n", ExitCode::SUCCESS),
             Ok(Ok(false)) => print("NOT_SERVING\n", ExitCode::FAILURE),
             Ok(Err(message)) => fail(&message),
-            Err(_) => fail(&format!("no answer from {} within {:?}", self.client.server, self.timeout)),
+            Err(_) => fail(&format!("no answer from {} within {:?}", self.client.server(), self.timeout)),
         }
     }
 }
