@@ -3,6 +3,7 @@
 
 mod anomalies;
 mod change_feed;
+mod change_listener;
 mod chunk;
 mod counts;
 mod db;
@@ -19,9 +20,11 @@ mod run;
 mod run_end;
 mod run_record;
 mod takeover;
+mod usage_change;
 
 pub use anomalies::{AnomalyGroup, AnomalyPageKey, AnomalyQuery, GroupBy, Period};
-pub use change_feed::FeedPlace;
+pub use change_feed::{BatchPart, Feed, FeedBatch, FeedPlace, FeedSnapshot};
+pub use change_listener::ChangeListener;
 pub use chunk::Chunk;
 pub use db::{Db, DbOptions};
 pub use detached::detached;
@@ -33,3 +36,4 @@ pub use run::{Begun, Known, NewRun};
 pub use run_end::{Failure, Leaves};
 pub use run_record::{RunFilter, RunKey, RunRecord};
 pub use takeover::{Legacy, Taken};
+pub use usage_change::UsageChange;
