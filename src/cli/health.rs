@@ -13,10 +13,10 @@ pub struct Health {
     #[command(flatten)]
     client: ClientOptions,
     /// One service of it, such as rating.v1.RatingService
-    #[arg(long, default_value = "", hide_default_value = true)]
+    #[arg(long, env = "RATER_HEALTH_SERVICE", default_value = "", hide_default_value = true)]
     service: String,
     /// How long to wait for the answer
-    #[arg(long, default_value = "5s", value_parser = super::duration::parse)]
+    #[arg(long, env = "RATER_HEALTH_TIMEOUT", default_value = "5s", value_parser = super::duration::parse)]
     timeout: Duration,
 }
 

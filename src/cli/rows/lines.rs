@@ -13,18 +13,28 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// One row, with its line's end. Numbers stand on the right.
-    pub fn row(&mut self, cells: &[String]) -> String {
-        self.widths.resize(cells.len().max(self.widths.len()), 0);
+    /// Some rows, each with its line's end. Numbers stand on the right.
+    pub fn rows(&mut self, rows: &[Vec<String>]) -> String {
+        let rows: Vec<Vec<(String, bool)>> = rows
+            .iter()
+            .map(|row| row.iter().map(|cell| (printable(cell), is_number(cell))).collect())
+            .collect();
+        for row in &rows {
+            self.widths.resize(row.len().max(self.widths.len()), 0);
+            for ((text, _), width) in row.iter().zip(&mut self.widths) {
+                *width = text.chars().count().max(*width);
+            }
+        }
+        rows.iter().map(|row| self.line(row)).collect()
+    }
+
+    fn line(&self, row: &[(String, bool)]) -> String {
         let mut line = String::new();
-        for (cell, width) in cells.iter().zip(&mut self.widths) {
-            let text = printable(cell);
-            let long = text.chars().count();
-            *width = long.max(*width);
-            let blanks = " ".repeat(*width - long);
-            match is_number(cell) {
-                true => line.extend([&blanks, &*text, GAP]),
-                false => line.extend([&*text, &blanks, GAP]),
+        for ((text, number), width) in row.iter().zip(&self.widths) {
+            let blanks = " ".repeat(width - text.chars().count());
+            match number {
+                true => line.extend([&blanks, &**text, GAP]),
+                false => line.extend([&**text, &blanks, GAP]),
             }
         }
         line.truncate(line.trim_end().len());
@@ -39,11 +49,16 @@ mod tests {
     #[test]
     fn columns_only_grow_and_a_row_stays_one_line() {
         let mut lines = Lines::default();
-        let mut row =
-            |cells: &[&str]| lines.row(&cells.iter().map(|cell| cell.to_string()).collect::<Vec<_>>());
-        assert_eq!(row(&["auth_id", "cost", "last"]), "auth_id  cost  last\n");
-        assert_eq!(row(&["a", "1", "x"]), "a           1  x\n");
-        assert_eq!(row(&["acme\n\u{1b}", "-0.0000125", ""]), "acme\\n\\u{1b}  -0.0000125\n");
-        assert_eq!(row(&["a", "1", "é"]), "a                      1  é\n");
+        let mut rows = |rows: &[&[&str]]| {
+            let rows: Vec<Vec<String>> =
+                rows.iter().map(|row| row.iter().map(|cell| cell.to_string()).collect()).collect();
+            lines.rows(&rows)
+        };
+        assert_eq!(rows(&[]), "");
+        let first = rows(&[&["id", "cost", "last"], &["acme", "1", "x"]]);
+        assert_eq!(first, "id    cost  last\nacme     1  x\n");
+        assert_eq!(rows(&[&["a", "1", "x"]]), "a        1  x\n");
+        assert_eq!(rows(&[&["a\n\u{1b}", "-0.0000125", ""]]), "a\\n\\u{1b}  -0.0000125\n");
+        assert_eq!(rows(&[&["a", "1", "é"]]), "a                   1  é\n");
     }
 }

@@ -117,13 +117,8 @@ impl Text {
             let cells = |message: &M| rows.cells(message, shown);
             return page(self.format, rows.full_name, &headers, messages, cells, first);
         };
-        let mut text = String::new();
-        if first {
-            text += &lines.row(&headers.into_iter().map(str::to_owned).collect::<Vec<_>>());
-        }
-        for message in messages {
-            text += &lines.row(&rows.cells(message, shown));
-        }
-        Ok(text)
+        let headers = headers.into_iter().map(str::to_owned).collect();
+        let cells = messages.iter().map(|message| rows.cells(message, shown));
+        Ok(lines.rows(&first.then_some(headers).into_iter().chain(cells).collect::<Vec<_>>()))
     }
 }

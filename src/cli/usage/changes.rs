@@ -117,8 +117,7 @@ impl Reading<'_, '_, '_> {
         stop: impl Future<Output = ()>,
     ) -> Result<Reader, Ended> {
         tokio::pin!(stop);
-        // The headers, also before anything changes.
-        let mut reader = self.sink.put(&[], self.console).map_err(Ended::Unwritten)?;
+        let mut reader = Reader::There;
         while reader == Reader::There {
             // What has come is printed whole and noted before it stops.
             let next = tokio::select! {
@@ -126,7 +125,8 @@ impl Reading<'_, '_, '_> {
                 () = &mut stop => break,
             };
             match next {
-                Next::End => break,
+                // The headers, also where nothing changed.
+                Next::End => return self.sink.put(&[], self.console).map_err(Ended::Unwritten),
                 Next::Away(failure) => {
                     self.console.say(&format!("{failure}; asking again for the changes after the last one"));
                 }

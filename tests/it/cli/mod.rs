@@ -1,6 +1,8 @@
 //! The command line, as operators and programs use it.
 
+mod changes;
 mod commands;
+mod copies;
 mod recovery;
 mod server;
 mod usage;
