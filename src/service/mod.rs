@@ -17,6 +17,7 @@ mod run;
 pub mod runs;
 pub mod schema;
 pub mod stored_text;
+pub mod summaries;
 mod takeover;
 pub mod watch_run;
 
