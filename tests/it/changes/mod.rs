@@ -1,9 +1,12 @@
 //! StreamRatedUsageChanges: every change after a cursor, once, in an order that applies (R12).
 
+mod copying;
 mod cursors;
+mod everyone;
 mod following;
 mod retention;
 mod telling;
+mod writers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
