@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::convert::{anomalies, changes, pricebook, rating, runs, usage};
+use super::convert::{anomalies, changes, pricebook, rating, runs, summaries, usage};
 use super::deadline::patience;
-use super::status::{deadline_passed, run_continues, status, unimplemented};
+use super::status::{deadline_passed, run_continues, status};
 use super::stream::{Messages, stream};
 use crate::proto::rating_service_server::RatingService;
 use crate::proto::*;
@@ -15,6 +15,7 @@ use crate::service::change_stream::ChangeFeed;
 use crate::service::rate_window::Rater;
 use crate::service::read_usage::read_usage;
 use crate::service::runs::{get_run, list_runs};
+use crate::service::summaries::{SummaryRange, summarize_usage};
 use crate::service::watch_run::Watchers;
 
 /// Watches at a time. Each looks at its run twice a second, and events and runs need the
@@ -104,9 +105,14 @@ impl RatingService for Rating {
 
     async fn summarize_rated_usage(
         &self,
-        _: Request<SummarizeRatedUsageRequest>,
+        request: Request<SummarizeRatedUsageRequest>,
     ) -> Result<Response<SummarizeRatedUsageResponse>, Status> {
-        Err(unimplemented("SummarizeRatedUsage"))
+        let SummarizeRatedUsageRequest { filter, group_by, page_size, page_token, top } =
+            request.into_inner();
+        let query = summaries::summary_query(filter, group_by).map_err(status)?;
+        let range = SummaryRange { page_size, page_token: &page_token, top };
+        let page = summarize_usage(&self.rater.db, &query, range).await;
+        page.map(|page| Response::new(summaries::summarize_response(page))).map_err(status)
     }
 
     type StreamRatedUsageChangesStream = Messages<StreamRatedUsageChangesResponse>;

@@ -2,6 +2,7 @@
 
 pub mod anomalies;
 mod cancel_run;
+pub mod change_retention;
 pub mod change_stream;
 mod dry_run;
 mod error;
@@ -17,6 +18,7 @@ mod run;
 pub mod runs;
 pub mod schema;
 pub mod stored_text;
+pub mod summaries;
 mod takeover;
 pub mod watch_run;
 
