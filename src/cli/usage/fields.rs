@@ -39,22 +39,17 @@ fn usage_columns() -> Vec<Column<RatedUsage>> {
     ]
 }
 
-/// Totals, with the columns that they are grouped by, in that order.
+/// Totals, with the columns that they are grouped by, in the order that the service sorts by.
 pub fn summaries(by: &[GroupArg]) -> Rows<UsageSummary> {
-    let mut columns: Vec<Column<UsageSummary>> = Vec::new();
-    for group in by {
-        let column = match group {
-            GroupArg::AuthId => Column::text("auth_id", |total: &UsageSummary| &total.auth_id),
-            GroupArg::ResourceId => Column::text("resource_id", |total: &UsageSummary| &total.resource_id),
-            GroupArg::ModelId => Column::text("model_id", |total: &UsageSummary| &total.model_id),
-            GroupArg::Hour | GroupArg::Day | GroupArg::Month => {
-                Column::time("period_start", |total: &UsageSummary| total.period_start)
-            }
-        };
-        if columns.iter().all(|other| other.name() != column.name()) {
-            columns.push(column);
-        }
-    }
+    let periods = [GroupArg::Hour, GroupArg::Day, GroupArg::Month];
+    let dimensions = [
+        (&[GroupArg::AuthId][..], Column::text("auth_id", |total: &UsageSummary| &total.auth_id)),
+        (&[GroupArg::ResourceId], Column::text("resource_id", |total: &UsageSummary| &total.resource_id)),
+        (&[GroupArg::ModelId], Column::text("model_id", |total: &UsageSummary| &total.model_id)),
+        (&periods, Column::time("period_start", |total: &UsageSummary| total.period_start)),
+    ];
+    let grouped = dimensions.into_iter().filter(|(groups, _)| groups.iter().any(|group| by.contains(group)));
+    let mut columns: Vec<Column<UsageSummary>> = grouped.map(|(_, column)| column).collect();
     columns.extend([
         Column::integer("event_count", |total: &UsageSummary| total.event_count).headed("events"),
         Column::integer("prompt_tokens", |total: &UsageSummary| total.prompt_tokens),

@@ -174,10 +174,10 @@ async fn a_summary_has_the_columns_that_it_is_grouped_by_and_all_pages() {
     assert_eq!(
         ran.out.lines().collect::<Vec<_>>(),
         [
-            "period_start,auth_id,model_id,events,prompt_tokens,cached_tokens,completion_tokens,cost,currency_code",
-            "1970-01-01T00:00:00Z,a,m,2,5,4,3,12.5,USD",
-            "1970-01-01T00:00:00Z,b,m,2,5,4,3,3,USD",
-            "1970-01-01T00:00:00Z,c,m,2,5,4,3,0,USD",
+            "auth_id,model_id,period_start,events,prompt_tokens,cached_tokens,completion_tokens,cost,currency_code",
+            "a,m,1970-01-01T00:00:00Z,2,5,4,3,12.5,USD",
+            "b,m,1970-01-01T00:00:00Z,2,5,4,3,3,USD",
+            "c,m,1970-01-01T00:00:00Z,2,5,4,3,0,USD",
         ]
     );
     let asked = ran.service.summarized();

@@ -5,4 +5,5 @@ mod commands;
 mod copies;
 mod recovery;
 mod server;
+mod summary;
 mod usage;
