@@ -161,7 +161,9 @@ async fn a_copy_and_the_changes_after_it_are_the_table() {
     let text = fs::read_to_string(rows).unwrap();
     let mut copy: std::collections::BTreeMap<_, _> =
         parse(&text).into_iter().map(|row| (key(&row), row)).collect();
-    for change in parse(&changes(&rig, &["-o", "json", "--cursor-file", noted_path]).stdout) {
+    let after = parse(&changes(&rig, &["-o", "json", "--cursor-file", noted_path]).stdout);
+    assert_eq!(after.len(), 3, "those from before the copy are in it");
+    for change in after {
         match (&change["before"], &change["after"]) {
             (before, Value::Null) => copy.remove(&key(before)),
             (_, after) => copy.insert(key(after), after.clone()),
