@@ -139,7 +139,7 @@ impl<M> Column<M> {
         M: 'static,
     {
         let Column { header, kind, shown, get, .. } = self;
-        let get: Get<N> = Box::new(move |message| inner(message).map_or(Value::Null, |inner| get(inner)));
+        let get: Get<N> = Box::new(move |message| inner(message).map_or(Value::Null, &get));
         Column { name: name.into(), header, kind, shown, get }
     }
 
