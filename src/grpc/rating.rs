@@ -103,7 +103,8 @@ impl RatingService for Rating {
         &self,
         request: Request<SummarizeRatedUsageRequest>,
     ) -> Result<Response<SummarizeRatedUsageResponse>, Status> {
-        let SummarizeRatedUsageRequest { filter, group_by, page_size, page_token, top } = request.into_inner();
+        let SummarizeRatedUsageRequest { filter, group_by, page_size, page_token, top } =
+            request.into_inner();
         let query = summaries::summary_query(filter, group_by).map_err(status)?;
         let range = SummaryRange { page_size, page_token: &page_token, top };
         let page = summarize_usage(&self.rater.db, &query, range).await;
