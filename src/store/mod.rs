@@ -3,6 +3,7 @@
 
 mod anomalies;
 mod change_feed;
+mod change_listener;
 mod chunk;
 mod counts;
 mod db;
@@ -22,9 +23,11 @@ mod run_end;
 mod run_record;
 mod summary;
 mod takeover;
+mod usage_change;
 
 pub use anomalies::{AnomalyGroup, AnomalyPageKey, AnomalyQuery};
-pub use change_feed::FeedPlace;
+pub use change_feed::{BatchPart, Feed, FeedBatch, FeedPlace, FeedSnapshot};
+pub use change_listener::ChangeListener;
 pub use chunk::Chunk;
 pub use db::{Db, DbOptions};
 pub use detached::detached;
@@ -39,3 +42,4 @@ pub use run_end::{Failure, Leaves};
 pub use run_record::{RunFilter, RunKey, RunRecord};
 pub use summary::{Summary, SummaryKey, SummaryOrder, SummaryQuery};
 pub use takeover::{Legacy, Taken};
+pub use usage_change::UsageChange;

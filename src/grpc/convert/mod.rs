@@ -1,6 +1,7 @@
 //! Between the contract's messages and the service's words: proto types stop here.
 
 pub mod anomalies;
+pub mod changes;
 mod dimensions;
 mod enums;
 pub mod events;
