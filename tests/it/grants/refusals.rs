@@ -103,6 +103,8 @@ async fn who_takes_events_in_reads_no_usage_and_no_runs() {
     assert_denied("GetRatedUsage", client.get_rated_usage(GetRatedUsageRequest::default()).await);
     let summarize = SummarizeRatedUsageRequest::default();
     assert_denied("SummarizeRatedUsage", client.summarize_rated_usage(summarize).await);
+    let changes = StreamRatedUsageChangesRequest::default();
+    assert_denied("StreamRatedUsageChanges", client.stream_rated_usage_changes(changes).await);
     assert_denied("GetRun", client.get_run(run_id(&run)).await);
     assert_denied("ListRuns", client.list_runs(ListRunsRequest::default()).await);
     assert_denied("WatchRun", client.watch_run(WatchRunRequest { run_id: run }).await);
@@ -118,5 +120,5 @@ async fn who_takes_events_in_reads_no_usage_and_no_runs() {
         assert!(ground.sql_as("ingest", sql).unwrap_err().contains("permission denied"), "{sql}");
     }
     assert_eq!(ground.everything().await, before);
-    assert_told(&ingest, 13);
+    assert_told(&ingest, 14);
 }

@@ -136,6 +136,9 @@ async fn reads(ground: &Ground, reading: &Service, run: &str) {
     let mut client = reading.client_rating().await;
     let rows = client.get_rated_usage(GetRatedUsageRequest::default()).await.unwrap().into_inner();
     assert!(!rows.rated_usage.is_empty() && !rows.change_cursor.is_empty(), "{rows:?}");
+    let changes = StreamRatedUsageChangesRequest { follow: true, ..Default::default() };
+    let mut changes = client.stream_rated_usage_changes(changes).await.unwrap().into_inner();
+    assert!(!changes.message().await.unwrap().unwrap().changes.is_empty());
     let totals =
         client.summarize_rated_usage(SummarizeRatedUsageRequest::default()).await.unwrap().into_inner();
     assert_eq!(totals.summaries.len(), 1);
