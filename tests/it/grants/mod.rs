@@ -28,15 +28,9 @@ impl Ground {
     /// Roles and an empty schema, as they are before the first migration.
     async fn bare() -> Ground {
         let server = own_server(&[]).await;
-        let sql = "CREATE SCHEMA metering;
-            ALTER DATABASE rater SET search_path = metering;
-            CREATE ROLE rater_migrator NOLOGIN;
-            GRANT USAGE, CREATE ON SCHEMA metering TO rater_migrator;
-            CREATE ROLE deploy LOGIN PASSWORD 'deploy' IN ROLE rater_migrator;
-            ALTER ROLE deploy SET role = 'rater_migrator'";
-        for statement in sql.split(';') {
-            psql(&server.postgres, statement).unwrap();
-        }
+        psql(&server.postgres, "CREATE SCHEMA metering").unwrap();
+        psql(&server.postgres, "ALTER DATABASE rater SET search_path = metering").unwrap();
+        psql(&server.postgres, &first_roles()).unwrap();
         let stage = Stage::over(&server.postgres.url());
         Ground { stage, server }
     }
@@ -105,6 +99,16 @@ impl Ground {
         let sql = tables.join(" UNION ALL ");
         sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&self.stage.pool).await.unwrap()
     }
+}
+
+/// What the README says to begin with, for another schema.
+fn first_roles() -> String {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, section) = readme.split_once("### Least privilege").unwrap();
+    let (_, sql) = section.split_once("```sql\n").unwrap();
+    let (sql, rest) = sql.split_once("```").unwrap();
+    assert!(rest.contains("psql -X -v ON_ERROR_STOP=1 --single-transaction -f docs/grants.sql"));
+    sql.replace("SCHEMA public", "SCHEMA metering").replace('…', "deploy")
 }
 
 /// Refused for the role, and without a word about the inside.
