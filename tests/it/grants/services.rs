@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Ground, run_id};
 use crate::harness::Service;
+use crate::rig::http_get;
 use crate::stage::{event, rate, record, until, window};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +52,10 @@ async fn services_of_three_duties_do_the_work_of_one() {
         assert_leaves(service, false, false);
     }
     assert_leaves(&rating, true, true);
+    for service in [&ingest, &reading, &rating] {
+        let ready = http_get(service.admin_address(), "/readyz").await;
+        assert!(ready.contains("200 OK"), "{ready}");
+    }
     assert_eq!((stage.mismatches().await, stage.feed_faults().await), (0, 0));
 }
 
