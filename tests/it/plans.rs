@@ -17,7 +17,7 @@ const PAGE: &str = "-- A page of rated usage";
 const ANOMALIES: &str = "-- A page of anomalies";
 
 /// Rows that satisfy every constraint, `rows` in each table, over all the days.
-fn fill(postgres: &EmbeddedPostgres, rows: u32) {
+pub(crate) fn fill(postgres: &EmbeddedPostgres, rows: u32) {
     let sql = format!(
         "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, window_end,
             prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens, event_count, cost,
@@ -46,7 +46,7 @@ fn fill(postgres: &EmbeddedPostgres, rows: u32) {
 }
 
 /// The plans that the log has for a statement since it was that long.
-fn plans(postgres: &EmbeddedPostgres, statement: &str, since: usize) -> Vec<String> {
+pub(crate) fn plans(postgres: &EmbeddedPostgres, statement: &str, since: usize) -> Vec<String> {
     let log = String::from_utf8_lossy(&fs::read(postgres.log()).unwrap()).into_owned();
     let mut plans = Vec::new();
     let mut rest = &log[since..];
@@ -61,7 +61,7 @@ fn plans(postgres: &EmbeddedPostgres, statement: &str, since: usize) -> Vec<Stri
     plans
 }
 
-fn length(postgres: &EmbeddedPostgres) -> usize {
+pub(crate) fn length(postgres: &EmbeddedPostgres) -> usize {
     fs::metadata(postgres.log()).unwrap().len() as usize
 }
 
@@ -71,7 +71,7 @@ fn by_index(plan: &str, index: &str, table: &str) -> bool {
     used.iter().any(|scan| plan.contains(scan)) && !whole(plan, table)
 }
 
-fn whole(plan: &str, table: &str) -> bool {
+pub(crate) fn whole(plan: &str, table: &str) -> bool {
     plan.contains(&format!("Seq Scan on {table} "))
 }
 
