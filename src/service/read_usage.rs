@@ -75,7 +75,7 @@ async fn fill(
     let mut aim = size.min(FIRST_GO);
     let mut rows = db.usage_page(filter, after, i64::from(aim) + 1).await?;
     let fitting = page::fitting(&rows, size, weight);
-    if rows.len() > usize::from(aim) && usize::from(fitting) > rows.len() {
+    if rows.len() > usize::from(aim) && fitting > aim {
         aim = fitting;
         let left = usize::from(aim) + 1 - rows.len();
         let after = rows.last().map(UsageRow::key);
