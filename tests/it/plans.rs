@@ -1,6 +1,8 @@
 //! The plans of the real statements, as the server logs them while the real service runs them on
 //! a filled table at the planner's default costs.
 
+mod changes;
+
 use std::fs;
 use std::time::Duration;
 

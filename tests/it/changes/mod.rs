@@ -150,7 +150,7 @@ fn at(request_id: &str, hour: u32) -> Event {
 }
 
 /// Batches as if runs had written them, each of that many changes, the ordinal in the model.
-async fn fabricate(pool: &PgPool, batches: &[i64]) {
+pub async fn fabricate(pool: &PgPool, batches: &[i64]) {
     for changes in batches {
         let sql = format!(
             "WITH batch AS (
