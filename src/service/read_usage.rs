@@ -90,7 +90,7 @@ pub(super) fn check(filter: &UsageFilter, wrong: &mut Vec<Violation>) {
 pub(super) fn arguments(filter: &UsageFilter) -> Value {
     let time = |time: Option<DateTime<Utc>>| time.map(super::rfc3339);
     let [auth_ids, resource_ids, model_ids] =
-        [&filter.auth_ids, &filter.resource_ids, &filter.model_ids].map(|ids| BTreeSet::from_iter(ids));
+        [&filter.auth_ids, &filter.resource_ids, &filter.model_ids].map(BTreeSet::from_iter);
     json!([time(filter.since), time(filter.until), auth_ids, resource_ids, model_ids])
 }
 
