@@ -34,13 +34,13 @@ fn assert_leaves(service: &Service, rating: bool, retention: bool) {
 async fn services_of_three_duties_do_the_work_of_one() {
     let ground = Ground::granted().await;
     let stage = &ground.stage;
-    let ingest = stage.service_over(&ground.url("ingest"), &["--lease-ttl", "1s"]).await;
-    let reading = stage.service_over(&ground.url("reading"), &["--lease-ttl", "1s"]).await;
+    let unasked = ["--lease-ttl", "1s", "--change-retention", "1h", "--chunk-hours", "1"];
+    let ingest = stage.service_over(&ground.url("ingest"), &unasked).await;
+    let reading = stage.service_over(&ground.url("reading"), &unasked).await;
     stores(&ingest).await;
     // A run whose process is gone, which neither of the two may even look for.
     orphan(&ground).await;
-    let rating =
-        stage.service_over(&ground.url("rating"), &["--lease-ttl", "1s", "--chunk-hours", "1"]).await;
+    let rating = stage.service_over(&ground.url("rating"), &unasked).await;
     goes_on_with_the_orphan(&ground).await;
     let run = rates(&ground, &rating).await;
     cancels(&ground, &rating).await;

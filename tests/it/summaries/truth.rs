@@ -122,11 +122,15 @@ fn matches(filter: &UsageFilter, row: &Row) -> bool {
         && any(&filter.model_ids, row.model_id)
 }
 
+/// Identity, resource and model; period; currency.
+type Key = ((&'static str, &'static str, &'static str), DateTime<Utc>, &'static str);
+type Sum = ([i64; 4], i128);
+
 /// What the contract says, by key.
 fn truth(rows: &[Row], filter: &UsageFilter, group_by: &[i32]) -> Vec<UsageSummary> {
     let finest = group_by.iter().copied().filter(|by| *by >= HOUR).min().unwrap_or_default();
     let id = |by, id: &'static str| if group_by.contains(&by) { id } else { "" };
-    let mut sums: BTreeMap<_, ([i64; 4], i128)> = BTreeMap::new();
+    let mut sums: BTreeMap<Key, Sum> = BTreeMap::new();
     for row in rows.iter().filter(|row| matches(filter, row)) {
         let ids = (id(AUTH, row.auth_id), id(RESOURCE, row.resource_id), id(MODEL, row.model_id));
         let key = (ids, period_start(finest, row.window_start), row.currency.unwrap_or_default());
@@ -139,22 +143,21 @@ fn truth(rows: &[Row], filter: &UsageFilter, group_by: &[i32]) -> Vec<UsageSumma
     if sums.is_empty() && group_by.is_empty() {
         return vec![UsageSummary { cost: "0".into(), ..Default::default() }];
     }
-    let summary =
-        |((ids, period, currency), (counts, cost)): ((_, DateTime<Utc>, &str), ([i64; 4], i128))| {
-            let (auth_id, resource_id, model_id): (&str, &str, &str) = ids;
-            UsageSummary {
-                auth_id: auth_id.into(),
-                resource_id: resource_id.into(),
-                model_id: model_id.into(),
-                period_start: (finest != 0).then(|| timestamp(&period.to_rfc3339())),
-                prompt_tokens: counts[0],
-                cached_tokens: counts[1],
-                completion_tokens: counts[2],
-                event_count: counts[3],
-                currency_code: currency.into(),
-                cost: text(cost),
-            }
-        };
+    let summary = |(key, (counts, cost)): (Key, Sum)| {
+        let ((auth_id, resource_id, model_id), period, currency_code) = key;
+        UsageSummary {
+            auth_id: auth_id.into(),
+            resource_id: resource_id.into(),
+            model_id: model_id.into(),
+            period_start: (finest != 0).then(|| timestamp(&period.to_rfc3339())),
+            prompt_tokens: counts[0],
+            cached_tokens: counts[1],
+            completion_tokens: counts[2],
+            event_count: counts[3],
+            currency_code: currency_code.into(),
+            cost: text(cost),
+        }
+    };
     sums.into_iter().map(summary).collect()
 }
 
