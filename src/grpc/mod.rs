@@ -7,4 +7,4 @@ pub mod events;
 pub mod rating;
 pub mod server;
 pub mod status;
-mod watch;
+mod stream;

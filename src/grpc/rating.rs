@@ -2,37 +2,42 @@
 
 use std::sync::Arc;
 
-use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
-use super::convert::{anomalies, pricebook, rating, runs, usage};
+use super::convert::{anomalies, changes, pricebook, rating, runs, summaries, usage};
 use super::deadline::patience;
-use super::status::{deadline_passed, run_continues, status, unimplemented};
-use super::watch;
+use super::status::{deadline_passed, run_continues, status};
+use super::stream::{Messages, stream};
 use crate::proto::rating_service_server::RatingService;
 use crate::proto::*;
 use crate::service::anomalies::list_anomalies;
+use crate::service::change_stream::ChangeFeed;
 use crate::service::rate_window::Rater;
 use crate::service::read_usage::read_usage;
 use crate::service::runs::{get_run, list_runs};
+use crate::service::summaries::{SummaryRange, summarize_usage};
 use crate::service::watch_run::Watchers;
 
 /// Watches at a time. Each looks at its run twice a second, and events and runs need the
 /// database more.
 const MAX_WATCHERS: usize = 200;
+/// Streams of changes at a time, most of which wait.
+const MAX_CHANGE_STREAMS: usize = 200;
 
 /// RatingService, over the rater that it was given.
 #[derive(Clone)]
 pub struct Rating {
     rater: Arc<Rater>,
     watchers: Watchers,
+    feed: ChangeFeed,
 }
 
 impl Rating {
     /// Serves `rater`.
     pub fn new(rater: Arc<Rater>) -> Rating {
         let watchers = Watchers::new(rater.db.clone(), rater.stop.clone(), MAX_WATCHERS);
-        Rating { rater, watchers }
+        let feed = ChangeFeed::new(rater.db.clone(), rater.stop.clone(), MAX_CHANGE_STREAMS);
+        Rating { rater, watchers, feed }
     }
 }
 
@@ -100,17 +105,24 @@ impl RatingService for Rating {
 
     async fn summarize_rated_usage(
         &self,
-        _: Request<SummarizeRatedUsageRequest>,
+        request: Request<SummarizeRatedUsageRequest>,
     ) -> Result<Response<SummarizeRatedUsageResponse>, Status> {
-        Err(unimplemented("SummarizeRatedUsage"))
+        let SummarizeRatedUsageRequest { filter, group_by, page_size, page_token, top } =
+            request.into_inner();
+        let query = summaries::summary_query(filter, group_by).map_err(status)?;
+        let range = SummaryRange { page_size, page_token: &page_token, top };
+        let page = summarize_usage(&self.rater.db, &query, range).await;
+        page.map(|page| Response::new(summaries::summarize_response(page))).map_err(status)
     }
 
-    type StreamRatedUsageChangesStream = Empty<Result<StreamRatedUsageChangesResponse, Status>>;
+    type StreamRatedUsageChangesStream = Messages<StreamRatedUsageChangesResponse>;
     async fn stream_rated_usage_changes(
         &self,
-        _: Request<StreamRatedUsageChangesRequest>,
+        request: Request<StreamRatedUsageChangesRequest>,
     ) -> Result<Response<Self::StreamRatedUsageChangesStream>, Status> {
-        Err(unimplemented("StreamRatedUsageChanges"))
+        let wanted = changes::wanted(request.into_inner()).map_err(status)?;
+        let changes = self.feed.stream(wanted).await.map_err(status)?;
+        Ok(Response::new(stream(changes)))
     }
 
     async fn get_run(&self, request: Request<GetRunRequest>) -> Result<Response<GetRunResponse>, Status> {
@@ -128,13 +140,13 @@ impl RatingService for Rating {
         page.map(|page| Response::new(runs::list_runs_response(page))).map_err(status)
     }
 
-    type WatchRunStream = watch::RunStream;
+    type WatchRunStream = Messages<WatchRunResponse>;
     async fn watch_run(
         &self,
         request: Request<WatchRunRequest>,
     ) -> Result<Response<Self::WatchRunStream>, Status> {
         let watch = self.watchers.watch(&request.into_inner().run_id).await.map_err(status)?;
-        Ok(Response::new(watch::stream(watch)))
+        Ok(Response::new(stream(watch)))
     }
 
     async fn cancel_run(

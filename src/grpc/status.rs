@@ -94,7 +94,8 @@ pub fn deadline_passed() -> Status {
     )
 }
 
-/// An RPC of the contract that this version does not serve yet.
+/// An RPC of the contract that a scripted service does not serve.
+#[cfg(test)]
 pub fn unimplemented(rpc: &'static str) -> Status {
     Status::new(Code::Unimplemented, format!("{rpc} is not served by this version"))
 }

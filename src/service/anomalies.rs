@@ -9,7 +9,7 @@ use super::page_token::{PageKey, PageTokens, are_texts, is_time};
 use super::read_usage;
 use crate::store::{AnomalyPageKey, Db};
 
-pub use crate::store::{AnomalyGroup, AnomalyQuery, GroupBy, Period};
+pub use crate::store::{AnomalyGroup, AnomalyQuery};
 
 const SIZES: PageSizes = PageSizes { default: 100, largest: 1_000 };
 /// More than what a group's numbers, times and framing take beside its texts.
@@ -48,14 +48,8 @@ pub async fn list_anomalies(
 }
 
 fn tokens(query: &AnomalyQuery) -> PageTokens {
-    let GroupBy { auth_id, resource_id, model_id, period } = query.group_by;
     let kinds: Vec<&str> = query.kinds.iter().map(|kind| kind.as_str()).collect();
-    let arguments = json!([
-        read_usage::arguments(&query.filter),
-        kinds,
-        [auth_id, resource_id, model_id],
-        period.map(Period::as_str)
-    ]);
+    let arguments = json!([read_usage::arguments(&query.filter), kinds, query.group_by]);
     PageTokens::of("ListAnomalies", &arguments)
 }
 

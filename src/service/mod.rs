@@ -2,6 +2,7 @@
 
 pub mod anomalies;
 mod cancel_run;
+pub mod change_stream;
 mod dry_run;
 mod error;
 mod page;
@@ -16,6 +17,7 @@ mod run;
 pub mod runs;
 pub mod schema;
 pub mod stored_text;
+pub mod summaries;
 mod takeover;
 pub mod watch_run;
 

@@ -94,7 +94,8 @@ pub(super) fn arguments(filter: &UsageFilter) -> Value {
     json!([time(filter.since), time(filter.until), auth_ids, resource_ids, model_ids])
 }
 
-fn weight(row: &UsageRow) -> usize {
+/// More than what a row takes in a message.
+pub(super) fn weight(row: &UsageRow) -> usize {
     let texts = [&row.id, &row.auth_id, &row.resource_id, &row.model_id, &row.price_class];
     let optional = [
         &row.cost,

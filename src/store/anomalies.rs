@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Db, Error, UsageFilter};
+use super::{Db, Error, GroupBy, UsageFilter};
 use crate::domain::rating::AnomalyKind;
 
 /// Which anomalies, and what they are gathered by beside their kind.
@@ -15,41 +15,6 @@ pub struct AnomalyQuery {
     pub kinds: Vec<AnomalyKind>,
     /// What they are gathered by.
     pub group_by: GroupBy,
-}
-
-/// Dimensions to gather by.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct GroupBy {
-    /// Who.
-    pub auth_id: bool,
-    /// On what.
-    pub resource_id: bool,
-    /// Which model.
-    pub model_id: bool,
-    /// When; `None`: all hours together.
-    pub period: Option<Period>,
-}
-
-/// A stretch of time in UTC (R14), finest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Period {
-    /// An hour.
-    Hour,
-    /// A day.
-    Day,
-    /// A month.
-    Month,
-}
-
-impl Period {
-    /// As the statement takes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Period::Hour => "hour",
-            Period::Day => "day",
-            Period::Month => "month",
-        }
-    }
 }
 
 /// Where a group stands in the order of pages. What is not gathered by is the same in all.
@@ -114,7 +79,7 @@ impl Db {
             group_by.auth_id,
             group_by.resource_id,
             group_by.model_id,
-            group_by.period.map_or("", Period::as_str),
+            group_by.period_name(),
             after.map(|key| key.rank),
             after.map(|key| key.auth_id.as_str()),
             after.map(|key| key.resource_id.as_str()),

@@ -4,8 +4,8 @@
 //! - S2 is the rating statement, `sql/rate_chunk.sql` ([`Chunk::rate`]). It is a statement of
 //!   its own so that its snapshot is taken after S1's lock is held.
 //! - S3 writes the chunk's result, cuts the lease down, and last of all takes the place in the
-//!   change feed (R12), which is ordered by commit because its lock is held until then
-//!   ([`Chunk::commit`]).
+//!   change feed (R12), which is ordered by commit because its lock is held until then, and
+//!   notifies those who follow it ([`Chunk::commit`]).
 //!
 //! Dropping a [`Chunk`] rolls it back.
 
@@ -99,7 +99,8 @@ impl Chunk {
             sqlx::query!("SELECT pg_advisory_xact_lock($1)", FEED).execute(&mut *self.tx).await?;
             sqlx::query!(
                 "INSERT INTO change_batch (batch_id, run_id, trigger, changes)
-                 SELECT $1, run_id, trigger, $3 FROM rating_run WHERE run_id = $2",
+                 SELECT $1, run_id, trigger, $3 FROM rating_run WHERE run_id = $2
+                 RETURNING pg_notify('rater_changes', '')",
                 self.batch_id,
                 self.lease.run_id,
                 changes

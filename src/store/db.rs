@@ -57,6 +57,11 @@ impl Db {
 }
 
 impl Db {
+    /// How many reads can go on at once.
+    pub fn read_connections(&self) -> usize {
+        self.reads.options().get_max_connections() as usize
+    }
+
     /// A short transaction about leases and runs. Whoever stands still in one, at the gate or with
     /// a lease half given back, must not hold up everybody else: the server ends its session.
     pub(super) async fn begin_control(&self) -> Result<Transaction<'static, Postgres>, Error> {

@@ -4,6 +4,7 @@
 
 mod admin;
 mod brake;
+mod changes;
 mod cli;
 mod concurrency;
 mod durable;

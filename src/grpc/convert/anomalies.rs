@@ -1,12 +1,14 @@
 //! The messages of ListAnomalies.
 
+use super::dimensions;
 use super::enums::distinct;
 use super::time;
 use super::usage::usage_filter;
 use crate::domain::rating::AnomalyKind;
 use crate::proto;
 use crate::service::Error;
-use crate::service::anomalies::{AnomalyGroup, AnomalyPage, AnomalyQuery, GroupBy, Period};
+use crate::service::anomalies::{AnomalyGroup, AnomalyPage, AnomalyQuery};
+use crate::service::summaries::GroupBy;
 
 /// Which anomalies, gathered by what: by model, if by nothing.
 pub fn anomaly_query(
@@ -17,11 +19,14 @@ pub fn anomaly_query(
     let filter = usage_filter(filter)?;
     let mut wrong = Vec::new();
     let kinds = distinct("kinds", kinds, kind, &mut wrong);
-    let dimensions = distinct("group_by", group_by, dimension, &mut wrong);
+    let mut group_by = dimensions::group_by(group_by, &mut wrong);
     if !wrong.is_empty() {
         return Err(Error::Invalid(wrong));
     }
-    Ok(AnomalyQuery { filter, kinds, group_by: gathered_by(&dimensions) })
+    if group_by == GroupBy::default() {
+        group_by.model_id = true;
+    }
+    Ok(AnomalyQuery { filter, kinds, group_by })
 }
 
 fn kind(kind: proto::AnomalyKind) -> Option<AnomalyKind> {
@@ -40,34 +45,6 @@ fn kind_out(kind: AnomalyKind) -> proto::AnomalyKind {
         AnomalyKind::Unattributable => proto::AnomalyKind::Unattributable,
         AnomalyKind::AmbiguousBase => proto::AnomalyKind::AmbiguousBase,
         AnomalyKind::Malformed => proto::AnomalyKind::Malformed,
-    }
-}
-
-/// What a dimension adds to what is gathered by.
-fn dimension(dimension: proto::Dimension) -> Option<GroupBy> {
-    let none = GroupBy::default();
-    let by_period = |period| Some(GroupBy { period: Some(period), ..none });
-    match dimension {
-        proto::Dimension::Unspecified => None,
-        proto::Dimension::AuthId => Some(GroupBy { auth_id: true, ..none }),
-        proto::Dimension::ResourceId => Some(GroupBy { resource_id: true, ..none }),
-        proto::Dimension::ModelId => Some(GroupBy { model_id: true, ..none }),
-        proto::Dimension::Hour => by_period(Period::Hour),
-        proto::Dimension::Day => by_period(Period::Day),
-        proto::Dimension::Month => by_period(Period::Month),
-    }
-}
-
-fn gathered_by(dimensions: &[GroupBy]) -> GroupBy {
-    if dimensions.is_empty() {
-        return GroupBy { model_id: true, ..GroupBy::default() };
-    }
-    GroupBy {
-        auth_id: dimensions.iter().any(|by| by.auth_id),
-        resource_id: dimensions.iter().any(|by| by.resource_id),
-        model_id: dimensions.iter().any(|by| by.model_id),
-        // The finest: it tells the others.
-        period: dimensions.iter().filter_map(|by| by.period).min(),
     }
 }
 

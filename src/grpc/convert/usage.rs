@@ -28,7 +28,8 @@ pub fn rated_usage_response(page: Page) -> proto::GetRatedUsageResponse {
     }
 }
 
-fn rated_usage(row: UsageRow) -> proto::RatedUsage {
+/// A rollup, as every call tells it.
+pub fn rated_usage(row: UsageRow) -> proto::RatedUsage {
     proto::RatedUsage {
         id: row.id,
         auth_id: row.auth_id,
