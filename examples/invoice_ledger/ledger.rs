@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rater::proto::{GetRatedUsageResponse, RatedUsageChange, StreamRatedUsageChangesResponse};
-use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, Postgres, Transaction};
 
 use crate::line::{Line, Rollup, lines};
 use crate::trouble::Trouble;
@@ -45,11 +45,14 @@ pub struct Ledger {
 impl Ledger {
     /// Connects, and makes the tables where they are not there.
     pub async fn open(url: &str) -> Result<Ledger, Trouble> {
-        let options = url.parse().map_err(|error| Trouble::Stop(format!("--ledger-url: {error}")))?;
+        let wrong = |_| Trouble::Stop("--ledger-url: write postgres://USER@HOST/NAME".into());
+        let options: PgConnectOptions = url.parse().map_err(wrong)?;
+        // Not through the pool, which would try for a while and not say why.
+        let mut connection = PgConnection::connect_with(&options).await?;
+        sqlx::raw_sql(include_str!("schema.sql")).execute(&mut connection).await?;
+        connection.close().await?;
         let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(10));
-        let pool = pool.connect_with(options).await?;
-        sqlx::raw_sql(include_str!("schema.sql")).execute(&pool).await?;
-        Ok(Ledger { pool })
+        Ok(Ledger { pool: pool.connect_lazy_with(options) })
     }
 
     /// For commands that read.

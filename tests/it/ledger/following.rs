@@ -1,10 +1,16 @@
 //! Every change is a line, once.
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::*;
 use crate::harness::{Service, event};
-use crate::rig::{backfill, dearer, hour, routine};
+use crate::proxy::{Deed, Proxy, Side, Spot};
+use crate::rig::{backfill, dearer, eventually, hour, routine};
+
+fn kill_with(child: &Child, signal: Signal) {
+    nix::sys::signal::kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+}
 
 /// Events of two customers in two hours, rated.
 async fn rated(rig: &Rig) {
@@ -90,16 +96,42 @@ async fn it_follows_as_it_happens_and_two_of_them_write_each_line_once() {
     let lines = "SELECT CASE WHEN to_regclass('ledger_line') IS NULL THEN 0
         ELSE (xpath('/row/c/text()', query_to_xml('SELECT count(*) AS c FROM ledger_line', false, true, '')))[1]::text::bigint
         END";
-    crate::rig::eventually("the first copy is billed", async || ledger.number(lines).await == 4).await;
+    eventually("the first copy is billed", async || ledger.number(lines).await == 4).await;
     for number in 0..5 {
         rig.insert([event(&format!("late-{number}")).auth("acme")]).await;
         rig.rated(routine(10, 12)).await;
-        crate::rig::eventually("it is billed", async || ledger.lines().await == 5 + number).await;
+        eventually("it is billed", async || ledger.lines().await == 5 + number).await;
     }
     for follower in &mut followers {
         assert_eq!(follower.try_wait().unwrap(), None, "it goes on");
         kill(follower).await;
     }
+    ledger.assert_equals(&rig).await;
+}
+
+#[tokio::test]
+async fn one_that_slept_through_what_another_did_writes_nothing_of_what_it_had_in_hand() {
+    let (rig, ledger) = begun().await;
+    rated(&rig).await;
+    ledger.catch_up(&rig).await;
+    let proxy = Proxy::to(&ledger.db.url).await;
+    let mut command = ledger.command(&proxy.url(&ledger.db.url), &["follow"]);
+    let mut sleeper = command.env("RATER_SERVER", rig.service.url()).stderr(Stdio::null()).spawn().unwrap();
+    let spot = Spot { statement: "UPDATE consumer SET version", nth: 1, side: Side::Before };
+    proxy.strike(spot, Deed::Stop(sleeper.id()));
+    for number in 0..3 {
+        rig.insert([event(&format!("late-{number}")).auth("acme")]).await;
+        rig.rated(routine(10, 12)).await;
+        eventually("it sleeps", async || proxy.has_struck()).await;
+        ledger.catch_up(&rig).await;
+    }
+    kill_with(&sleeper, Signal::SIGCONT);
+    proxy.release();
+    rig.insert([event("last").auth("acme")]).await;
+    rig.rated(routine(10, 12)).await;
+    eventually("it goes on", async || ledger.lines().await == 8).await;
+    assert_eq!(sleeper.try_wait().unwrap(), None, "it goes on");
+    kill(&mut sleeper).await;
     ledger.assert_equals(&rig).await;
 }
 

@@ -159,7 +159,8 @@ impl Mortal {
         let struck = match kill_at {
             Kill::At(spot) => {
                 proxy.strike(spot, Deed::Kill(child.id()));
-                ended(&mut child, Duration::from_secs(30)).await.is_some()
+                // By the signal, and not by itself.
+                ended(&mut child, Duration::from_secs(30)).await.is_some_and(|status| status.code().is_none())
             }
             Kill::After(delay) => {
                 assert_eq!(ended(&mut child, delay).await, None, "it ended by itself");
