@@ -1,4 +1,4 @@
-//! Lengths of time on the command line: `500ms`, `30s`, `5m`, `2h`.
+//! Lengths of time on the command line: `500ms`, `30s`, `5m`, `2h`, `90d`.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err("write a whole number with ms, s, m or h, as in 30s".into()),
+        "d" => 86_400_000,
+        _ => return Err("write a whole number with ms, s, m, h or d, as in 30s".into()),
     };
     let number: u64 =
         number.parse().map_err(|_| "write a whole number before the unit, as in 30s".to_string())?;
@@ -30,6 +31,7 @@ mod tests {
         assert_eq!(parse("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(parse("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse("2h"), Ok(Duration::from_secs(7_200)));
+        assert_eq!(parse("90d"), Ok(Duration::from_secs(7_776_000)));
         for wrong in [
             "",
             "s",
@@ -38,7 +40,7 @@ mod tests {
             "1.5s",
             " 1s",
             "1s ",
-            "1d",
+            "1w",
             "99999999999999999999s",
             "18446744073709551615h",
         ] {

@@ -24,6 +24,7 @@ use crate::domain::window::Trigger;
 use crate::embedded_postgres::{self, EmbeddedPostgres};
 use crate::grpc;
 use crate::metrics::Metrics;
+use crate::service::change_retention::retire_changes;
 use crate::service::pricebooks::Pricebooks;
 use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
@@ -78,6 +79,9 @@ pub struct Serve {
     /// billed cost, such as 20%; without it there is none
     #[arg(long, env = "RATER_MAX_ROUTINE_DECREASE", value_name = "PERCENT", value_parser = percent)]
     max_routine_decrease: Option<Rate>,
+    /// How long change records are kept for consumers, such as 90d; without it for ever
+    #[arg(long, env = "RATER_CHANGE_RETENTION", value_name = "DURATION", value_parser = change_retention)]
+    change_retention: Option<Duration>,
     /// How long a stop waits for calls and chunks in flight
     #[arg(long, env = "RATER_DRAIN_LIMIT", value_name = "DURATION", default_value = "30s")]
     #[arg(value_parser = duration::parse)]
@@ -102,6 +106,16 @@ fn lease_ttl(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
         ttl if ttl < Duration::from_secs(1) => Err("must be at least 1s".into()),
         ttl => Ok(ttl),
+    }
+}
+
+/// A shorter one would expire a first copy that is being read, and a longer one is none.
+fn change_retention(text: &str) -> Result<Duration, String> {
+    const DAY: u64 = 24 * 3600;
+    match duration::parse(text)? {
+        kept if kept < Duration::from_secs(60) => Err("must be at least 1m".into()),
+        kept if kept > Duration::from_secs(36_500 * DAY) => Err("must be at most 36500d".into()),
+        kept => Ok(kept),
     }
 }
 
@@ -235,6 +249,9 @@ impl Serve {
         background.spawn(rater.pricebooks.clone().watch(stop.clone(), changed));
         let sweeper = rater.clone();
         background.spawn(sweeper.sweep());
+        if let Some(kept) = self.change_retention {
+            background.spawn(retire_changes(rater.db.clone(), kept, stop.clone()));
+        }
         let state = AdminState {
             metrics: rater.metrics.clone(),
             readiness: ready.clone(),

@@ -2,6 +2,7 @@
 
 pub mod anomalies;
 mod cancel_run;
+pub mod change_retention;
 pub mod change_stream;
 mod dry_run;
 mod error;

@@ -4,6 +4,7 @@
 mod anomalies;
 mod change_feed;
 mod change_listener;
+mod change_retention;
 mod chunk;
 mod counts;
 mod db;
@@ -27,6 +28,7 @@ mod usage_change;
 pub use anomalies::{AnomalyGroup, AnomalyPageKey, AnomalyQuery};
 pub use change_feed::{BatchPart, Feed, FeedBatch, FeedPlace, FeedSnapshot};
 pub use change_listener::ChangeListener;
+pub use change_retention::{InHand, RetireStep};
 pub use chunk::Chunk;
 pub use db::{Db, DbOptions};
 pub use detached::detached;

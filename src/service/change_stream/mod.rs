@@ -24,8 +24,8 @@ pub use crate::store::UsageChange;
 
 /// A follower hears at least this often, if only how far the feed is; and looks by itself.
 const TELL_EVERY: Duration = Duration::from_secs(5);
-/// Changes read at a time, and batches that they may be of.
-const CHANGES_A_LOOK: u16 = 1_000;
+/// Changes read at a time, and batches that they may be of: what a stream holds is a few times that.
+const CHANGES_A_LOOK: u16 = 500;
 const BATCHES_A_LOOK: i64 = 200;
 
 /// The feed, for so many readers at a time and no more.

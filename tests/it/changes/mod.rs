@@ -1,19 +1,28 @@
 //! StreamRatedUsageChanges: every change after a cursor, once, in an order that applies (R12).
 
+mod copying;
+mod cursors;
+mod everyone;
 mod following;
+mod retention;
 mod telling;
+mod writers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
 use rater::proto::rating_service_client::RatingServiceClient;
 use rater::proto::*;
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::harness::{Event, event};
+use crate::rig::Rig;
 use crate::stage::Refusal;
 
 type Client = RatingServiceClient<Channel>;
@@ -121,6 +130,18 @@ impl Copy {
             (None, None) => panic!("{change:?}"),
         }
     }
+}
+
+/// The cursor of who has so many changes of the batch at a position.
+async fn place(rig: &Rig, position: i64, ordinal: i64) -> String {
+    let sql = format!(
+        "SELECT jsonb_build_object('feed_id', feed_id, 'position', position, 'batch_id', batch_id, 'ordinal', {ordinal})
+         FROM change_feed, change_batch WHERE position = {position}"
+    );
+    let end = URL_SAFE_NO_PAD.decode(end(&rig.client()).await).unwrap();
+    let mut token: Value = serde_json::from_slice(&end).unwrap();
+    token["k"] = rig.one(&sql).await;
+    URL_SAFE_NO_PAD.encode(token.to_string())
 }
 
 /// The usual event of an hour.
