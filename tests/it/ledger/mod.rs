@@ -126,7 +126,8 @@ impl Consumer {
         // What was billed and taken back entirely.
         billed.retain(|total| !total.ends_with(" 0 0 0 0 0"));
         let mut rated: Vec<String> = sqlx::query_scalar(TOTALS).fetch_all(rig.pool()).await.unwrap();
-        (billed.sort(), rated.sort());
+        billed.sort();
+        rated.sort();
         assert_eq!(billed, rated, "the totals differ");
         const ROWS: &str = "concat_ws(' ', id, auth_id, resource_id, model_id, price_class,
             extract(epoch FROM window_start)::bigint, prompt_tokens, cached_tokens, completion_tokens, event_count,
