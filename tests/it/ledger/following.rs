@@ -1,5 +1,7 @@
 //! Every change is a line, once.
 
+use std::io::Read;
+
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -156,6 +158,29 @@ async fn it_waits_for_a_service_that_is_away_and_goes_on_when_it_is_back() {
     ledger.catch_up(&rig).await;
     assert_eq!(ledger.lines().await, 5);
     ledger.assert_equals(&rig).await;
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_looked_up_and_its_lines_are_written_once() {
+    let (rig, ledger) = begun().await;
+    rated(&rig).await;
+    let mut cuts = 0;
+    for (number, side) in [Side::Before, Side::During, Side::After].into_iter().enumerate() {
+        let proxy = Proxy::to(&ledger.db.url).await;
+        // The first of the copy is its page, and then there is one a message.
+        proxy.cut(1, side);
+        let mut command = ledger.command(&proxy.url(&ledger.db.url), &["follow", "--once"]);
+        let mut follower = command.env("RATER_SERVER", rig.service.url()).spawn().unwrap();
+        assert!(ended(&mut follower, Duration::from_secs(60)).await.expect("it ends").success());
+        let mut said = String::new();
+        follower.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        cuts += said.matches("trying again").count();
+        assert!(proxy.has_struck(), "{said}");
+        ledger.assert_equals(&rig).await;
+        rig.insert([event(&format!("late-{number}")).auth("acme")]).await;
+        rig.rated(routine(10, 12)).await;
+    }
+    assert_eq!((cuts, ledger.lines().await), (3, 6));
 }
 
 #[tokio::test]
