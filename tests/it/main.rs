@@ -16,6 +16,7 @@ mod harness;
 mod hostile;
 mod imports;
 mod invariants;
+mod ledger;
 mod migrations;
 mod plan;
 mod plans;
