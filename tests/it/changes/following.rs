@@ -44,6 +44,42 @@ async fn a_follower_is_woken_by_a_commit_of_any_process() {
     }
 }
 
+/// From just before a commit to its receipt, with other runs going on, by the machine's one clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_is_heard_of_within_a_moment_while_runs_go_on() {
+    let rounds = if soak() { 60 } else { 8 };
+    let rig = Rig::start(BOOK, &["--chunk-hours", "1"]).await;
+    let mut stream = open(&rig.client(), following("")).await.unwrap();
+    let follower = tokio::spawn(async move {
+        let (mut lags, mut seen) = (Vec::new(), 0);
+        while seen < rounds * 12 {
+            let told = next(&mut stream).await.unwrap().unwrap();
+            let now = chrono::Utc::now();
+            seen += told.changes.len();
+            lags.extend(told.changes.into_iter().map(|change| {
+                let at = change.changed_at.unwrap();
+                now.timestamp_micros() - at.seconds * 1_000_000 - i64::from(at.nanos) / 1_000
+            }));
+        }
+        lags
+    });
+    for round in 0..rounds {
+        rig.insert((0..12).map(|h| at(&format!("{round}-{h}"), h))).await;
+        let runs = (0..3).map(|n| {
+            let mut client = rig.client();
+            tokio::spawn(async move { client.rate_window(backfill(n * 4, n * 4 + 4)).await.unwrap() })
+        });
+        for run in runs.collect::<Vec<_>>() {
+            run.await.unwrap();
+        }
+    }
+    let mut lags = follower.await.unwrap();
+    lags.sort_unstable();
+    let [middle, p99] = [lags.len() / 2, lags.len() * 99 / 100].map(|n| lags[n] / 1_000);
+    println!("{} changes: half within {middle} ms, 99 % within {p99} ms", lags.len());
+    assert!(middle < 100, "{middle} ms");
+}
+
 /// What nobody told of, as an older build beside this one does not, is found by looking.
 #[tokio::test]
 async fn a_follower_finds_what_nobody_told_of() {

@@ -88,7 +88,7 @@ async fn end(client: &Client) -> String {
 }
 
 async fn refused(client: &Client, request: StreamRatedUsageChangesRequest) -> Refusal {
-    messages(client, request).await.expect_err("refused").into()
+    messages(client, request).await.map(|told| told.len()).expect_err("refused").into()
 }
 
 fn ids(changes: &[RatedUsageChange]) -> Vec<&str> {
@@ -150,7 +150,7 @@ fn at(request_id: &str, hour: u32) -> Event {
 }
 
 /// Batches as if runs had written them, each of that many changes, the ordinal in the model.
-async fn fabricate(pool: &PgPool, batches: &[i64]) {
+pub async fn fabricate(pool: &PgPool, batches: &[i64]) {
     for changes in batches {
         let sql = format!(
             "WITH batch AS (
