@@ -147,9 +147,10 @@ async fn what_was_committed_while_nobody_listened_is_told_once_somebody_does() {
     let rig = Rig::start(BOOK, &[]).await;
     let mut stream = open(&rig.client(), following("")).await.unwrap();
     eventually("it listens", async || rig.one::<i64>(LISTENS).await == 1).await;
-    // The next look that it makes by itself is far.
+    // It has looked again, and the next look that it makes by itself is far.
     change(&rig, &rig.service, "first", 10).await;
     next(&mut stream).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
     fabricate(rig.pool(), &[2]).await;
     rig.sql(&LISTENS.replace("count(*)", "pg_terminate_backend(pid, 10000)")).await;
     let cut_off = Instant::now();
