@@ -81,6 +81,8 @@ show usage list --since "$since" --until "$until"
 
 say "What it cost"
 echo "$(field total_cost) $(field currency_code) for $(field rated_events) of $(field events) events, in $(field rollups) rollups."
+show usage summary --since "$since" --until "$until" --by auth-id
+show usage summary --since "$since" --until "$until" --by model-id --top 3
 if [[ $code == 2 ]]; then
     say "What needs a person"
     sed '1,/^$/d' "$home/rated.txt"

@@ -57,6 +57,31 @@ pub async fn fill_quarter(connection: &mut PgConnection, full: bool) -> Outcome<
     fill(connection, window, Density { rollups_an_hour, events_a_rollup }).await
 }
 
+/// At least so many rows of rated usage, so many of them an hour, as runs would leave them.
+pub async fn fill_rated(connection: &mut PgConnection, rows: i64, rows_an_hour: i64) -> Outcome<Filled> {
+    let hours = (rows + rows_an_hour - 1) / rows_an_hour;
+    let start = time("2025-01-01T00:00:00Z")?;
+    let window = Window { start, end: start + TimeDelta::hours(hours) };
+    let sql = format!(
+        "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, window_end,
+             prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens, event_count, cost,
+             applied_prompt_rate, applied_cached_rate, applied_completion_rate, currency_code,
+             pricebook_digest, run_id, fence, rated_at)
+         SELECT md5(format('%s-%s', n, h)), format('auth-%s', n % 250), format('project-%s', n / 250 % 2),
+             format('acme/model-%s', n / 500), at, at + interval '1 hour',
+             100000 + n, 40000, 10000, 60000 + n, 100, (60000 + n) * 0.000003 + 40000 * 0.0000003 + 10000 * 0.000015,
+             0.000003, 0.0000003, 0.000015, 'USD', repeat('0', 64), gen_random_uuid(), 1, now()
+         FROM generate_series(0, {hours} - 1) h,
+             LATERAL (SELECT '{start}'::timestamptz + make_interval(hours => h) AS at) t,
+             generate_series(1, {rows_an_hour}) n",
+        start = start.to_rfc3339(),
+    );
+    connection.execute(AssertSqlSafe(sql)).await?;
+    connection.execute("VACUUM ANALYZE rated_usage").await?;
+    let rollups = hours * rows_an_hour;
+    Ok(Filled { window, rollups, events: rollups * 100 })
+}
+
 async fn fill(connection: &mut PgConnection, window: Window, density: Density) -> Outcome<Filled> {
     let rollups = density.rollups_an_hour;
     let an_hour = rollups * density.events_a_rollup;

@@ -5,15 +5,19 @@
 //! 24 hours of events in 48,000 rollups, it holds the rating statement against the bare
 //! aggregate of the same events, which is the least that any rating must do. Then it lets an
 //! optimised build of the service rate windows of 1 hour, 24 hours and 30 days, and prints its
-//! largest memory. Last, the service rates 90 days: whether its chunks take as long in the end as
-//! in the beginning, and how long the calls of others take beside it and without it.
+//! largest memory; and reads a million rows through it, against `psql`'s `\copy` of the same rows.
+//! Last, the service rates 90 days: whether its chunks take as long in the end as in the beginning,
+//! how long the calls of others take beside it and without it, and how soon a follower hears of
+//! what it changes.
 //!
 //! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try.
 
 #![allow(missing_docs, clippy::float_arithmetic)]
 
 mod backfill;
+mod bulk;
 mod data;
+mod lag;
 mod memory;
 mod pace;
 mod room;
@@ -42,16 +46,22 @@ fn main() -> Outcome<()> {
     let dir = tempfile::Builder::new().prefix("rater-bench-").tempdir()?;
     let postgres = start(dir.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(measure(&postgres.url(), dir.path(), events, rounds));
+    let result = runtime.block_on(measure(&postgres, dir.path(), events, rounds));
     drop(runtime);
     postgres.stop();
     result
 }
 
-async fn measure(url: &str, dir: &std::path::Path, events: i64, rounds: i64) -> Outcome<()> {
+async fn measure(
+    postgres: &EmbeddedPostgres,
+    dir: &std::path::Path,
+    events: i64,
+    rounds: i64,
+) -> Outcome<()> {
+    let url = &postgres.url();
     // One connection for work: its process is the one whose time is taken.
     let options =
-        DbOptions { url: url.to_owned(), max_connections: 1, acquire_timeout: Duration::from_secs(60) };
+        DbOptions { url: url.clone(), max_connections: 1, acquire_timeout: Duration::from_secs(60) };
     let db = Db::new(&options)?;
     schema::up(&db).await?;
     let mut connection = PgConnection::connect(url).await?;
@@ -62,10 +72,12 @@ async fn measure(url: &str, dir: &std::path::Path, events: i64, rounds: i64) -> 
     let month = data::fill_month(&mut connection).await?;
     memory::measure(url, dir, &mut connection, month).await?;
     let full = events >= FULL;
+    bulk::measure(postgres, dir, &mut connection, full, rounds).await?;
     let quarter = data::fill_quarter(&mut connection, full).await?;
     let mut backfills = Backfills::start(url, dir, &mut connection, quarter).await?;
     pace::measure(&mut backfills, full, rounds).await?;
-    room::measure(&mut backfills, full).await
+    room::measure(&mut backfills, full).await?;
+    lag::measure(&mut backfills, full).await
 }
 
 /// As before the first run.

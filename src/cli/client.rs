@@ -8,18 +8,37 @@ use crate::grpc::client::{Channel, ConnectError, Server, connect};
 /// The options of every client command.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientOptions {
-    /// Where the service is
-    #[arg(long, env = "RATER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
-    pub server: String,
-    /// The certificate authority of an https server, a PEM file
-    #[arg(long, env = "RATER_TLS_CA", value_name = "FILE")]
-    pub tls_ca: Option<PathBuf>,
+    #[command(flatten)]
+    connection: Connection,
     /// How to print the result
     #[arg(short, long, env = "RATER_OUTPUT", value_enum, default_value_t = Format::Table)]
     pub output: Format,
 }
 
 impl ClientOptions {
+    /// As [`Connection::channel`].
+    pub async fn channel(&self) -> Result<Channel, String> {
+        self.connection.channel().await
+    }
+
+    /// Where the service is, as it was given.
+    pub fn server(&self) -> &str {
+        &self.connection.server
+    }
+}
+
+/// Where the service is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Connection {
+    /// Where the service is
+    #[arg(long, env = "RATER_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    server: String,
+    /// The certificate authority of an https server, a PEM file
+    #[arg(long, env = "RATER_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+}
+
+impl Connection {
     /// A connection, made now, so that a server that isn't there is told before anything
     /// starts; later it reconnects by itself. An error is one line: what is wrong with which
     /// URL, and what to do.
@@ -45,7 +64,7 @@ mod tests {
     use super::*;
 
     async fn error(server: &str) -> String {
-        let options = ClientOptions { server: server.into(), tls_ca: None, output: Format::Table };
+        let options = Connection { server: server.into(), tls_ca: None };
         options.channel().await.expect_err("refused")
     }
 

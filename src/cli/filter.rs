@@ -1,9 +1,10 @@
-//! The options that choose hours, identities and models, for every command that lists them.
+//! The options that choose hours, identities and models, and what to group them by, for every
+//! command that lists them.
 
 use chrono::{DateTime, Utc};
 
 use crate::grpc::convert::time::to_proto;
-use crate::proto::UsageFilter;
+use crate::proto::{Dimension, UsageFilter};
 
 /// Which hours, whose, and of what.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,6 +35,37 @@ impl FilterOptions {
             auth_ids: self.auth_ids,
             resource_ids: self.resource_ids,
             model_ids: self.model_ids,
+        }
+    }
+}
+
+/// What a line is made for each of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum GroupArg {
+    /// The identity that is billed
+    AuthId,
+    /// The resource
+    ResourceId,
+    /// The model
+    ModelId,
+    /// The hour, in UTC
+    Hour,
+    /// The day, in UTC
+    Day,
+    /// The month, in UTC
+    Month,
+}
+
+impl GroupArg {
+    /// For the wire.
+    pub fn dimension(self) -> Dimension {
+        match self {
+            GroupArg::AuthId => Dimension::AuthId,
+            GroupArg::ResourceId => Dimension::ResourceId,
+            GroupArg::ModelId => Dimension::ModelId,
+            GroupArg::Hour => Dimension::Hour,
+            GroupArg::Day => Dimension::Day,
+            GroupArg::Month => Dimension::Month,
         }
     }
 }

@@ -13,10 +13,10 @@ pub struct Health {
     #[command(flatten)]
     client: ClientOptions,
     /// One service of it, such as rating.v1.RatingService
-    #[arg(long, default_value = "", hide_default_value = true)]
+    #[arg(long, env = "RATER_HEALTH_SERVICE", default_value = "", hide_default_value = true)]
     service: String,
     /// How long to wait for the answer
-    #[arg(long, default_value = "5s", value_parser = super::duration::parse)]
+    #[arg(long, env = "RATER_HEALTH_TIMEOUT", default_value = "5s", value_parser = super::duration::parse)]
     timeout: Duration,
 }
 
@@ -31,7 +31,7 @@ impl Health {
             Ok(Ok(true)) => print("SERVING\n", ExitCode::SUCCESS),
             Ok(Ok(false)) => print("NOT_SERVING\n", ExitCode::FAILURE),
             Ok(Err(message)) => fail(&message),
-            Err(_) => fail(&format!("no answer from {} within {:?}", self.client.server, self.timeout)),
+            Err(_) => fail(&format!("no answer from {} within {:?}", self.client.server(), self.timeout)),
         }
     }
 }

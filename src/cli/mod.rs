@@ -17,8 +17,10 @@ pub mod migrate;
 pub mod output;
 pub mod progress;
 pub mod rate;
+pub mod rows;
 pub mod runs;
 pub mod serve;
+mod signals;
 mod time;
 pub mod usage;
 pub mod validate;
@@ -87,4 +89,27 @@ fn print(text: &str, code: ExitCode) -> ExitCode {
 fn fail(message: &str) -> ExitCode {
     console::Console::standard().say(message);
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_option_has_an_environment_variable_of_ours() {
+        let mut commands = vec![Cli::command()];
+        let mut options = 0;
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            for option in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+                let variable = option.get_env().map(|name| name.to_string_lossy().into_owned());
+                let named = variable.is_some_and(|name| name.starts_with("RATER_"));
+                assert!(named, "{} --{}", command.get_name(), option.get_id());
+                options += 1;
+            }
+        }
+        assert!(options > 50, "only {options} were looked at");
+    }
 }

@@ -140,7 +140,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// A plain decimal, perhaps with a sign, or nothing, which aligns with anything.
-fn is_number(cell: &str) -> bool {
+pub(super) fn is_number(cell: &str) -> bool {
     let digits = cell.strip_prefix(['-', '+']).unwrap_or(cell);
     cell.is_empty()
         || digits.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))

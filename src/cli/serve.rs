@@ -30,7 +30,7 @@ use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
 use crate::service::record_events::{DEFAULT_MAX_BATCHES, EventIntake};
 use crate::service::schema;
-use crate::store::DbOptions;
+use crate::store::{DbOptions, Duties};
 use crate::telemetry::{self, DEFAULT_FILTER, LogFormat};
 
 /// Run the service
@@ -137,6 +137,7 @@ fn percent(text: &str) -> Result<Rate, String> {
 struct Parts {
     db_options: DbOptions,
     rater: Arc<Rater>,
+    duties: Duties,
     listener: TcpListener,
     admin_listener: TcpListener,
 }
@@ -196,6 +197,7 @@ impl Serve {
             schema::up(&db).await.map_err(|error| error.to_string())?;
         }
         schema::check(&db).await.map_err(|error| error.to_string())?;
+        let duties = db.duties().await.map_err(|error| error.to_string())?;
         let bind = async |what: &str, address: SocketAddr| {
             TcpListener::bind(address)
                 .await
@@ -230,11 +232,11 @@ impl Serve {
             chunks: Semaphore::new((self.database_connections / 2) as usize),
             plans: Semaphore::new((self.database_connections / 8).max(1) as usize),
         });
-        Ok(Parts { db_options, rater, listener, admin_listener })
+        Ok(Parts { db_options, rater, duties, listener, admin_listener })
     }
 
     async fn serve(&self, parts: Parts) -> Result<(), String> {
-        let Parts { db_options, rater, listener, admin_listener } = parts;
+        let Parts { db_options, rater, duties, listener, admin_listener } = parts;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         let admin_address = admin_listener.local_addr().map_err(|error| error.to_string())?;
         let stop = rater.stop.clone();
@@ -247,9 +249,11 @@ impl Serve {
         let metrics = rater.metrics.clone();
         let changed = move |books: &Pricebooks| books.publish(&metrics);
         background.spawn(rater.pricebooks.clone().watch(stop.clone(), changed));
-        let sweeper = rater.clone();
-        background.spawn(sweeper.sweep());
-        if let Some(kept) = self.change_retention {
+        tell_duties(duties);
+        if duties.rating {
+            background.spawn(rater.clone().sweep());
+        }
+        if let Some(kept) = self.change_retention.filter(|_| duties.retention) {
             background.spawn(retire_changes(rater.db.clone(), kept, stop.clone()));
         }
         let state = AdminState {
@@ -308,6 +312,19 @@ impl Serve {
                 Ok(())
             }
         }
+    }
+}
+
+/// What the role may not do is not even tried, and said once.
+fn tell_duties(duties: Duties) {
+    let Duties { rating, retention } = duties;
+    if !(rating && retention) {
+        tracing::info!(
+            rating,
+            retention,
+            "the database role may not do all of this: runs without a process and old changes are left to a \
+             service whose role may"
+        );
     }
 }
 

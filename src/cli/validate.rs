@@ -21,7 +21,7 @@ pub struct Validate {
     /// The pricebook to check.
     pub file: PathBuf,
     /// How findings are printed.
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    #[arg(short, long, env = "RATER_VALIDATE_OUTPUT", value_enum, default_value_t = Output::Text)]
     pub output: Output,
 }
 

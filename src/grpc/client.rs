@@ -17,6 +17,7 @@ pub mod rating;
 pub mod runs;
 #[cfg(test)]
 pub(crate) mod scripted;
+pub mod usage;
 
 /// A connection to a service, which reconnects by itself. Cheap to clone.
 pub type Channel = tonic::transport::Channel;

@@ -27,6 +27,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The status of an error.
 pub fn status(error: Error) -> Status {
+    log(&error);
     let message = text::cut(&error.to_string(), MAX_MESSAGE_BYTES).to_owned();
     let (code, details) = match error {
         Error::Invalid(violations) => (Code::InvalidArgument, bad_request(violations)),
@@ -69,6 +70,18 @@ pub fn status(error: Error) -> Status {
     Status::with_error_details(code, message, details)
 }
 
+/// What a caller is not told, and an operator needs: a defect, or a grant that is missing. How runs
+/// fail, they tell themselves.
+fn log(error: &Error) {
+    let Error::Store(error) = error else { return };
+    if matches!(error, StoreError::Internal(_) | StoreError::Inconsistent(_)) {
+        tracing::error!(error = %error, detail = ?error, "a call failed");
+    }
+    if matches!(error, StoreError::Denied(_)) {
+        tracing::warn!(error = %error, detail = ?error, "a call was refused by the database");
+    }
+}
+
 /// The caller's deadline passed first; the run goes on.
 pub fn run_continues(run_id: Option<String>) -> Status {
     match run_id {
@@ -106,6 +119,7 @@ fn run_failed(failure: RunFailure) -> (Code, ErrorDetails) {
         | FailureReason::CostOutOfRange
         | FailureReason::PlanChanged
         | FailureReason::DecreaseRefused
+        | FailureReason::DatabasePermission
         | FailureReason::PricebookMismatch => Code::FailedPrecondition,
         FailureReason::LeaseLost | FailureReason::RunCancelled => Code::Aborted,
         FailureReason::DatabaseUnavailable | FailureReason::OutcomeUnknown | FailureReason::ShuttingDown => {
@@ -137,6 +151,7 @@ fn store(error: StoreError) -> (Code, ErrorDetails) {
         StoreError::ForeignCurrency(found) => {
             (Code::FailedPrecondition, info("CURRENCY_MISMATCH", &[("found", found)]))
         }
+        StoreError::Denied(_) => (Code::FailedPrecondition, info("DATABASE_PERMISSION", &[])),
         StoreError::CostOutOfRange => (Code::FailedPrecondition, info("COST_OUT_OF_RANGE", &[])),
         StoreError::Inconsistent(_) | StoreError::Internal(_) => (Code::Internal, info("INTERNAL", &[])),
     }

@@ -169,13 +169,15 @@ pub enum FailureReason {
     PricebookMismatch,
     /// Someone asked it to stop.
     RunCancelled,
+    /// The database role lacks a grant.
+    DatabasePermission,
     /// A defect of ours.
     Internal,
 }
 
 impl FailureReason {
     /// Every reason, with its name on the wire and in the record.
-    const NAMES: [(FailureReason, &'static str); 11] = [
+    const NAMES: [(FailureReason, &'static str); 12] = [
         (FailureReason::CurrencyMismatch, "CURRENCY_MISMATCH"),
         (FailureReason::LeaseLost, "LEASE_LOST"),
         (FailureReason::DatabaseUnavailable, "DATABASE_UNAVAILABLE"),
@@ -186,6 +188,7 @@ impl FailureReason {
         (FailureReason::DecreaseRefused, "DECREASE_REFUSED"),
         (FailureReason::PricebookMismatch, "PRICEBOOK_MISMATCH"),
         (FailureReason::RunCancelled, "RUN_CANCELLED"),
+        (FailureReason::DatabasePermission, "DATABASE_PERMISSION"),
         (FailureReason::Internal, "INTERNAL"),
     ];
 
@@ -217,6 +220,7 @@ impl From<&Error> for FailureReason {
             }
             Error::Store(store::Error::OutcomeUnknown(_)) => FailureReason::OutcomeUnknown,
             Error::Store(store::Error::CostOutOfRange) => FailureReason::CostOutOfRange,
+            Error::Store(store::Error::Denied(_)) => FailureReason::DatabasePermission,
             Error::Store(store::Error::Inconsistent(_) | store::Error::Internal(_))
             | Error::Internal
             | Error::Invalid(_)

@@ -29,6 +29,12 @@ impl PageSizes {
     }
 }
 
+/// How many rows a page of `size` holds if the others weigh as much as these do.
+pub(super) fn fitting<T>(rows: &[T], size: u16, weight: impl Fn(&T) -> usize) -> u16 {
+    let bytes = rows.iter().map(weight).sum::<usize>().max(1);
+    u16::try_from(rows.len() * PAGE_BYTES / bytes).map_or(size, |rows| rows.min(size))
+}
+
 /// Cuts `rows` to a page of `size`, and says whether more follow: the caller reads one row more
 /// than it asks for. A page holds at least one row, or it would never go on.
 pub(super) fn cut<T>(rows: &mut Vec<T>, size: u16, weight: impl Fn(&T) -> usize) -> bool {
@@ -61,6 +67,16 @@ mod tests {
         assert_eq!(cut_to(&[PAGE_BYTES, 1], 5), (1, true));
         assert_eq!(cut_to(&[PAGE_BYTES + 1, 1], 5), (1, true));
         assert_eq!(cut_to(&[PAGE_BYTES / 2, PAGE_BYTES / 2, 1], 5), (2, true));
+    }
+
+    #[test]
+    fn what_fits_is_told_by_the_rows_at_hand() {
+        let fit = |weights: &[usize], size| fitting(weights, size, |weight| *weight);
+        assert_eq!(fit(&[190, 210], 10_000), 9_500);
+        assert_eq!(fit(&[190, 210], 500), 500);
+        assert_eq!(fit(&[PAGE_BYTES * 2], 500), 0);
+        assert_eq!(fit(&[], 500), 0);
+        assert_eq!(fit(&[0, 0], 500), 500);
     }
 
     #[test]

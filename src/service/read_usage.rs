@@ -16,8 +16,8 @@ pub use crate::store::{UsageFilter, UsageRow};
 const SIZES: PageSizes = PageSizes { default: 1_000, largest: 10_000 };
 /// Values of one kind in a filter.
 const FILTER_LIMIT: usize = 1_000;
-/// More than what a row's numbers, times and framing take beside its texts.
-const ROW_OVERHEAD: usize = 256;
+/// Rows that a page begins with.
+const FIRST_GO: u16 = 1_000;
 
 /// One page.
 #[derive(Debug, Clone)]
@@ -57,12 +57,32 @@ pub async fn read_usage(
         // Before the first row is read: what it tells then is in the rows already.
         None => (None, db.feed_end().await?),
     };
-    let mut rows = db.usage_page(filter, after.as_ref(), i64::from(size) + 1).await?;
-    let more = page::cut(&mut rows, size, weight);
+    let (rows, more) = fill(db, filter, after.as_ref(), size).await?;
     let last = rows.last().filter(|_| more);
     let next_page_token =
         last.map(|row| tokens.issue(Progress { after: row.key(), begun })).unwrap_or_default();
     Ok(Page { rows, next_page_token, change_cursor: Cursors::of(&arguments(filter)).issue(begun) })
+}
+
+/// The rows of a page, and whether more follow. A large page is read in two goes: what its first
+/// rows weigh tells how many more it can hold, so that hardly a row is read in vain.
+async fn fill(
+    db: &Db,
+    filter: &UsageFilter,
+    after: Option<&UsageKey>,
+    size: u16,
+) -> Result<(Vec<UsageRow>, bool), Error> {
+    let mut aim = size.min(FIRST_GO);
+    let mut rows = db.usage_page(filter, after, i64::from(aim) + 1).await?;
+    let fitting = page::fitting(&rows, size, weight);
+    if rows.len() > usize::from(aim) && fitting > aim {
+        aim = fitting;
+        let left = usize::from(aim) + 1 - rows.len();
+        let after = rows.last().map(UsageRow::key);
+        rows.extend(db.usage_page(filter, after.as_ref(), i64::try_from(left).unwrap_or(i64::MAX)).await?);
+    }
+    let more = page::cut(&mut rows, aim, weight);
+    Ok((rows, more))
 }
 
 /// What a filter over usage may not be, in any call that takes one.
@@ -94,10 +114,13 @@ pub(super) fn arguments(filter: &UsageFilter) -> Value {
     json!([time(filter.since), time(filter.until), auth_ids, resource_ids, model_ids])
 }
 
-/// More than what a row takes in a message.
-pub(super) fn weight(row: &UsageRow) -> usize {
+/// What a row takes in a message, at most: in the encoding of Protocol Buffers a field has a tag,
+/// of two bytes from the sixteenth on, and a text or a message within another has its length.
+pub(crate) fn weight(row: &UsageRow) -> usize {
+    const TAGS: usize = 15 + 5 * 2;
     let texts = [&row.id, &row.auth_id, &row.resource_id, &row.model_id, &row.price_class];
     let optional = [
+        &row.currency_code,
         &row.cost,
         &row.applied_prompt_rate,
         &row.applied_cached_rate,
@@ -105,8 +128,31 @@ pub(super) fn weight(row: &UsageRow) -> usize {
         &row.pricebook_digest,
         &row.run_id,
     ];
-    let optional = optional.iter().map(|text| text.as_ref().map_or(0, String::len));
-    ROW_OVERHEAD + texts.iter().map(|text| text.len()).sum::<usize>() + optional.sum::<usize>()
+    let texts = texts.into_iter().map(|text| framed(text.len())).sum::<usize>()
+        + optional.iter().map(|text| framed(text.as_ref().map_or(0, String::len))).sum::<usize>();
+    let numbers = [
+        row.prompt_tokens,
+        row.cached_tokens,
+        row.completion_tokens,
+        row.billable_prompt_tokens,
+        row.event_count,
+    ];
+    let numbers = numbers.into_iter().map(|number| varint(number.unwrap_or(0))).sum::<usize>();
+    let times = [Some(row.window_start), row.window_end, row.rated_at];
+    let times = times
+        .into_iter()
+        .flatten()
+        .map(|time| framed(2 + varint(time.timestamp()) + varint(i64::from(time.timestamp_subsec_nanos()))));
+    1 + framed(TAGS + texts + numbers + times.sum::<usize>())
+}
+
+fn framed(length: usize) -> usize {
+    varint(i64::try_from(length).unwrap_or(i64::MAX)) + length
+}
+
+/// Seven bits to the byte; a negative number takes all 64.
+fn varint(number: i64) -> usize {
+    (64 - (number.cast_unsigned() | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 impl PageKey for Progress {

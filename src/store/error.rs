@@ -21,6 +21,12 @@ pub enum Error {
         "a statement was cancelled: it took too long, or someone stopped it; nothing of it was committed"
     )]
     Cancelled(#[source] sqlx::Error),
+    /// The role may not do this: it is another instance's duty, or a grant is missing.
+    #[error(
+        "this service's database role may not do this; ask a service whose role may, or have it granted \
+         (README, Least privilege)"
+    )]
+    Denied(#[source] sqlx::Error),
     /// Another run took over: the step in hand was not committed (R8).
     #[error("another process or run took over; the hours in hand were not committed")]
     LeaseLost,
@@ -55,6 +61,7 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::WorkerCrashed => Error::Unavailable(error),
             sqlx::Error::Database(db) => match db.code() {
                 Some(code) if code == "57014" => Error::Cancelled(error),
+                Some(code) if code == "42501" => Error::Denied(error),
                 Some(code) if is_unavailable(&code) => Error::Unavailable(error),
                 // numeric_value_out_of_range: a sum of tokens past bigint.
                 Some(code) if code == "22003" => Error::CostOutOfRange,

@@ -102,6 +102,7 @@ impl Db {
         after: Option<&UsageKey>,
         limit: i64,
     ) -> Result<Vec<UsageRow>, Error> {
+        let text = |of: fn(&UsageKey) -> &str| after.map_or("", of);
         let rows = sqlx::query_file_as!(
             UsageRow,
             "src/store/sql/rated_usage_page.sql",
@@ -111,10 +112,10 @@ impl Db {
             &filter.resource_ids,
             &filter.model_ids,
             after.map(|key| key.window_start),
-            after.map(|key| key.auth_id.as_str()),
-            after.map(|key| key.resource_id.as_str()),
-            after.map(|key| key.model_id.as_str()),
-            after.map(|key| key.price_class.as_str()),
+            text(|key| &key.auth_id),
+            text(|key| &key.resource_id),
+            text(|key| &key.model_id),
+            text(|key| &key.price_class),
             limit
         )
         .fetch_all(&self.reads)

@@ -2,12 +2,13 @@
 //! a filled table at the planner's default costs.
 
 mod changes;
+mod pages;
 
 use std::fs;
 use std::time::Duration;
 
 use rater::embedded_postgres::EmbeddedPostgres;
-use rater::proto::{GetRatedUsageRequest, ListAnomaliesRequest, UsageFilter};
+use rater::proto::{ListAnomaliesRequest, UsageFilter};
 
 use crate::harness::{Service, own_server, psql, soak};
 use crate::stage::{Refusal, Stage, hour, rate, window};
@@ -15,11 +16,10 @@ use crate::stage::{Refusal, Stage, hour, rate, window};
 const DAYS: i64 = 60;
 /// Firsts of the statements' texts, which the log quotes.
 const RATING: &str = "-- The rating statement (S2)";
-const PAGE: &str = "-- A page of rated usage";
 const ANOMALIES: &str = "-- A page of anomalies";
 
 /// Rows that satisfy every constraint, `rows` in each table, over all the days.
-fn fill(postgres: &EmbeddedPostgres, rows: u32) {
+pub(crate) fn fill(postgres: &EmbeddedPostgres, rows: u32) {
     let sql = format!(
         "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, window_end,
             prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens, event_count, cost,
@@ -48,7 +48,7 @@ fn fill(postgres: &EmbeddedPostgres, rows: u32) {
 }
 
 /// The plans that the log has for a statement since it was that long.
-fn plans(postgres: &EmbeddedPostgres, statement: &str, since: usize) -> Vec<String> {
+pub(crate) fn plans(postgres: &EmbeddedPostgres, statement: &str, since: usize) -> Vec<String> {
     let log = String::from_utf8_lossy(&fs::read(postgres.log()).unwrap()).into_owned();
     let mut plans = Vec::new();
     let mut rest = &log[since..];
@@ -57,13 +57,13 @@ fn plans(postgres: &EmbeddedPostgres, statement: &str, since: usize) -> Vec<Stri
         // What belongs to an entry is indented.
         let end = rest.match_indices('\n').find(|(at, _)| !rest[at + 1..].starts_with('\t'));
         let entry = &rest[..end.map_or(rest.len(), |(at, _)| at)];
-        plans.push(entry.split_once("  (cost=").map_or(entry, |_| entry).to_owned());
+        plans.push(entry.to_owned());
         rest = &rest[entry.len()..];
     }
     plans
 }
 
-fn length(postgres: &EmbeddedPostgres) -> usize {
+pub(crate) fn length(postgres: &EmbeddedPostgres) -> usize {
     fs::metadata(postgres.log()).unwrap().len() as usize
 }
 
@@ -73,7 +73,7 @@ fn by_index(plan: &str, index: &str, table: &str) -> bool {
     used.iter().any(|scan| plan.contains(scan)) && !whole(plan, table)
 }
 
-fn whole(plan: &str, table: &str) -> bool {
+pub(crate) fn whole(plan: &str, table: &str) -> bool {
     plan.contains(&format!("Seq Scan on {table} "))
 }
 
@@ -86,7 +86,7 @@ async fn rating_plan(postgres: &EmbeddedPostgres, service: &Service, day: i64) -
 }
 
 #[tokio::test]
-async fn statements_read_what_they_need_by_index() {
+async fn rating_and_anomalies_read_what_they_need_by_index() {
     let settings = [
         ("session_preload_libraries", "auto_explain"),
         ("auto_explain.log_min_duration", "0"),
@@ -104,7 +104,6 @@ async fn statements_read_what_they_need_by_index() {
         assert!(by_index(&plan, "rated_usage_window_start_ix", "rated_usage"), "{plan}");
         assert!(by_index(&plan, "billing_event_rating_instant_ix", "billing_event"), "{plan}");
     }
-    pages(postgres, &service).await;
 
     // And the check can fail: what is left reads a whole table, or the whole of another index.
     psql(postgres, "DROP INDEX rated_usage_window_start_ix, rated_usage_page_ix").unwrap();
@@ -117,39 +116,6 @@ async fn statements_read_what_they_need_by_index() {
     drop(service);
     anomalies(postgres, &stage).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-}
-
-/// Pages of a window, of one identity, and of both.
-async fn pages(postgres: &EmbeddedPostgres, service: &Service) {
-    let since = Some(hour(20 * 24));
-    let until = Some(hour(21 * 24));
-    let auth_ids = vec!["auth-7".to_owned()];
-    let of_window = UsageFilter { since, until, ..Default::default() };
-    let of_identity = UsageFilter { auth_ids: auth_ids.clone(), ..Default::default() };
-    let of_both = UsageFilter { since, until, auth_ids, ..Default::default() };
-    let by_window = &["rated_usage_page_ix"][..];
-    let by_either = &["rated_usage_auth_id_window_start_ix", "rated_usage_natural_key"][..];
-    // Small pages in the order of the hour, one after the other; the few rows of an identity in one
-    // page. (Small pages of an identity may well be found by walking the hours.)
-    let cases = [(of_window, 10, by_window), (of_identity, 0, by_either), (of_both, 0, by_either)];
-    for (filter, page_size, indexes) in cases {
-        let from = length(postgres);
-        let mut client = service.client_rating().await;
-        let mut page_token = String::new();
-        // More often than a prepared statement needs to be given a plan for all values.
-        for _ in 0..12 {
-            let request = GetRatedUsageRequest { filter: Some(filter.clone()), page_size, page_token };
-            let page = client.get_rated_usage(request).await.map_err(Refusal::from).unwrap().into_inner();
-            assert!(!page.rated_usage.is_empty());
-            page_token = page.next_page_token;
-        }
-        let plans = plans(postgres, PAGE, from);
-        assert_eq!(plans.len(), 12);
-        for plan in plans {
-            let used = indexes.iter().any(|index| by_index(&plan, index, "rated_usage"));
-            assert!(used, "{filter:?}:\n{plan}");
-        }
-    }
 }
 
 /// Anomalies of a few hours, in a plan for all values, too, as it is made once all of them were

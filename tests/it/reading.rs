@@ -1,6 +1,8 @@
 //! GetRatedUsage: filters, order, pages, and what travels.
 
-use base64::Engine;
+mod pages;
+mod tokens;
+
 use prost::Message;
 use rater::proto::*;
 
@@ -128,99 +130,4 @@ async fn a_row_travels_whole_with_canonical_decimals() {
     };
     assert_eq!(rows[0], expected);
     assert_eq!(rows[1].cost, "100");
-}
-
-#[tokio::test]
-async fn a_token_is_good_for_its_filter_alone() {
-    let rig = filled().await;
-    let filter = UsageFilter { auth_ids: vec!["auth-a".into()], ..UsageFilter::default() };
-    let first = GetRatedUsageRequest { filter: Some(filter), page_size: 3, page_token: String::new() };
-    let token = page(&rig, first.clone()).await.next_page_token;
-    let refused = async |request: GetRatedUsageRequest| {
-        let status = rig.client().get_rated_usage(request).await.expect_err("refused");
-        let failure = rater::grpc::client::Failure::from(status);
-        assert_eq!(failure.code, "INVALID_ARGUMENT", "{failure:?}");
-        failure.violations[0].0.clone()
-    };
-    let with = |filter, token: &str| GetRatedUsageRequest { filter, page_size: 3, page_token: token.into() };
-    let other = Some(UsageFilter { auth_ids: vec!["auth-B".into()], ..UsageFilter::default() });
-    for filter in [None, other] {
-        assert_eq!(refused(with(filter, &token)).await, "page_token");
-    }
-    // Another page size is no other filter.
-    let larger = GetRatedUsageRequest { page_size: 9, page_token: token.clone(), ..first.clone() };
-    assert_eq!(page(&rig, larger).await.rated_usage.len(), 9);
-    let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
-    let cut = &token[..token.len() - 2];
-    for garbage in
-        ["x", "%%%", "null", cut, &encode("{}"), &encode("[1]"), &encode("\u{0}"), &"A".repeat(10_000)]
-    {
-        assert_eq!(refused(with(first.filter.clone(), garbage)).await, "page_token", "{garbage:.20}");
-    }
-    for size in [-1, i32::MIN] {
-        assert_eq!(refused(GetRatedUsageRequest { page_size: size, ..first.clone() }).await, "page_size");
-    }
-    let many = UsageFilter { model_ids: vec!["m".into(); 1_001], ..UsageFilter::default() };
-    assert_eq!(refused(with(Some(many), "")).await, "filter.model_ids");
-    let nul = UsageFilter { auth_ids: vec!["a\0".into()], ..UsageFilter::default() };
-    assert_eq!(refused(with(Some(nul), "")).await, "filter.auth_ids");
-    let inverted = UsageFilter {
-        since: Some(timestamp(&hour(11))),
-        until: Some(timestamp(&hour(10))),
-        ..UsageFilter::default()
-    };
-    assert_eq!(refused(with(Some(inverted), "")).await, "filter.until");
-    let never = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
-    let never = UsageFilter { since: Some(never), ..UsageFilter::default() };
-    assert_eq!(refused(with(Some(never), "")).await, "filter.since");
-}
-
-/// Rows of the longest ids, four bytes a character.
-async fn long_rows(rig: &Rig, rows: u32, prefix: &str) {
-    rig.sql(&format!(
-        "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, window_end, prompt_tokens,
-            cached_tokens, completion_tokens, billable_prompt_tokens, event_count, cost, applied_prompt_rate,
-            applied_cached_rate, applied_completion_rate, currency_code, pricebook_digest, run_id, rated_at)
-         SELECT md5('{prefix}' || n), repeat('🎈', 64), repeat('🎈', 64), rpad('{prefix}' || n, 255, '🎈'),
-            '2026-06-01T10:00Z', '2026-06-01T11:00Z', 0, 0, 0, 0, 1, 0, 0.000000000001, 0.000000000001,
-            0.000000000001, 'USD', repeat('d', 64), repeat('r', 36), now()
-         FROM generate_series(1, {rows}) n"
-    ))
-    .await;
-}
-
-#[tokio::test]
-async fn a_page_of_long_ids_stays_under_2_mib_and_nothing_is_lost() {
-    let rig = Rig::start(BOOK, &[]).await;
-    long_rows(&rig, 10_000, "m").await;
-    let (rows, pages) = all(&rig, UsageFilter::default(), 10_000).await;
-    assert!(pages > 5, "{pages}");
-    let ids: std::collections::BTreeSet<_> = rows.iter().map(|row| row.model_id.clone()).collect();
-    assert_eq!((rows.len(), ids.len()), (10_000, 10_000));
-    assert!(rows.windows(2).all(|two| two[0].model_id < two[1].model_id));
-}
-
-#[tokio::test]
-async fn a_page_size_past_the_limit_is_clamped() {
-    let rig = Rig::start(BOOK, &[]).await;
-    rig.sql(
-        "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, prompt_tokens, cached_tokens,
-            completion_tokens, billable_prompt_tokens, cost, applied_prompt_rate, applied_cached_rate,
-            applied_completion_rate)
-         SELECT n::text, n::text, 'r', 'm', '2026-06-01T10:00Z', 0, 0, 0, 0, 0, 0, 0, 0
-         FROM generate_series(1, 10500) n",
-    )
-    .await;
-    let sizes = async |page_size| {
-        let mut request = GetRatedUsageRequest { page_size, ..GetRatedUsageRequest::default() };
-        let first = page(&rig, request.clone()).await;
-        request.page_token = first.next_page_token;
-        (first.rated_usage.len(), page(&rig, request).await.rated_usage.len())
-    };
-    // Rows of nothing but zeros: 10,000 of them, or as many as 1.9 MB are reckoned to hold.
-    let (first, second) = sizes(i32::MAX).await;
-    assert!(first <= 10_000 && first > 5_000, "{first}");
-    assert!(second >= 500);
-    assert_eq!(sizes(0).await, (1_000, 1_000));
-    assert_eq!(all(&rig, UsageFilter::default(), 20_000).await.0.len(), 10_500);
 }

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use crate::cli::client::ClientOptions;
 use crate::cli::console::{Console, Reader};
-use crate::cli::filter::FilterOptions;
+use crate::cli::filter::{FilterOptions, GroupArg};
 use crate::cli::output::page;
 use crate::cli::words::{time, word};
 use crate::grpc::client::rating::RatingClient;
-use crate::proto::{Anomaly, AnomalyKind, Dimension, ListAnomaliesRequest};
+use crate::proto::{Anomaly, AnomalyKind, ListAnomaliesRequest};
 
 /// Print what the latest run of each hour could not bill
 #[derive(Debug, clap::Args)]
@@ -39,16 +39,6 @@ enum KindArg {
     AmbiguousBase,
     /// A negative or missing token count
     Malformed,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum GroupArg {
-    AuthId,
-    ResourceId,
-    ModelId,
-    Hour,
-    Day,
-    Month,
 }
 
 impl Anomalies {
@@ -85,17 +75,9 @@ impl Anomalies {
             KindArg::AmbiguousBase => AnomalyKind::AmbiguousBase.into(),
             KindArg::Malformed => AnomalyKind::Malformed.into(),
         };
-        let dimension = |group: &GroupArg| match group {
-            GroupArg::AuthId => Dimension::AuthId.into(),
-            GroupArg::ResourceId => Dimension::ResourceId.into(),
-            GroupArg::ModelId => Dimension::ModelId.into(),
-            GroupArg::Hour => Dimension::Hour.into(),
-            GroupArg::Day => Dimension::Day.into(),
-            GroupArg::Month => Dimension::Month.into(),
-        };
         ListAnomaliesRequest {
             kinds: self.kinds.iter().map(kind).collect(),
-            group_by: self.group_by.iter().map(dimension).collect(),
+            group_by: self.group_by.iter().map(|group| group.dimension().into()).collect(),
             page_size: self.limit.map_or(0, |limit| i32::try_from(limit.max(1)).unwrap_or(i32::MAX)),
             page_token: String::new(),
             filter: Some(self.filter.filter()),

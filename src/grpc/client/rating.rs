@@ -1,4 +1,5 @@
-//! Calls of RatingService; those of runs are in [`super::runs`]. A RateWindow that begins a run
+//! Calls of RatingService; those of runs are in [`super::runs`], and summaries and changes in
+//! [`super::usage`]. A RateWindow that begins a run
 //! carries a request id, so that it finds its run again after a broken connection, and never
 //! starts a second one.
 

@@ -53,3 +53,60 @@ pub fn rated_usage(row: UsageRow) -> proto::RatedUsage {
         price_class: row.price_class,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::service::read_usage::weight;
+
+    prop_compose! {
+        /// A row such as an adopted table may hold: of any lengths, with anything missing.
+        fn any_row()(
+            texts in prop::collection::vec(prop_oneof!["", "[a-z0-9-]{1,64}", "\\PC{0,255}"], 5),
+            optional in prop::collection::vec(prop::option::of("[0-9a-f.]{0,200}"), 7),
+            numbers in prop::collection::vec(prop::option::of(prop_oneof![0..200i64, any::<i64>()]), 5),
+            times in prop::collection::vec((-62_135_596_800..=253_402_300_799i64, 0..1_000_000_000u32), 3),
+            late in prop::collection::vec(any::<bool>(), 2),
+        ) -> UsageRow {
+            let time = |at: usize| DateTime::from_timestamp(times[at].0, times[at].1).expect("in range");
+            UsageRow {
+                id: texts[0].clone(),
+                auth_id: texts[1].clone(),
+                resource_id: texts[2].clone(),
+                model_id: texts[3].clone(),
+                window_start: time(0),
+                window_end: late[0].then(|| time(1)),
+                prompt_tokens: numbers[0],
+                cached_tokens: numbers[1],
+                completion_tokens: numbers[2],
+                billable_prompt_tokens: numbers[3],
+                event_count: numbers[4],
+                currency_code: optional[0].clone(),
+                cost: optional[1].clone(),
+                applied_prompt_rate: optional[2].clone(),
+                applied_cached_rate: optional[3].clone(),
+                applied_completion_rate: optional[4].clone(),
+                pricebook_digest: optional[5].clone(),
+                run_id: optional[6].clone(),
+                rated_at: late[1].then(|| time(2)),
+                price_class: texts[4].clone(),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_weighs_what_it_takes_in_a_message(rows in prop::collection::vec(any_row(), 0..4)) {
+            let weighed: usize = rows.iter().map(weight).sum();
+            let most = weighed;
+            let least = weighed.saturating_sub(rows.len() * 60); // what is empty is left out
+            let page = Page { rows, next_page_token: String::new(), change_cursor: String::new() };
+            let sent = rated_usage_response(page).encoded_len();
+            prop_assert!((least..=most).contains(&sent), "{sent} of {weighed}");
+        }
+    }
+}

@@ -49,6 +49,7 @@ async fn csv_has_one_header_and_quotes_what_needs_it() {
     assert_eq!(whole.lines().count(), 8);
     assert!(whole.starts_with("window_start,auth_id,"), "{whole}");
     assert!(whole.contains("\n2026-06-01T10:00:00Z,\"auth,0\",resource-1,acme/large,1,100,"), "{whole}");
+    assert!(whole.lines().next().unwrap().contains(",price_class,"), "a copy has the whole key: {whole}");
     assert_eq!(list(&rig, &["-o", "csv", "--page-size", "3"]).stdout, whole);
     let none = list(&rig, &["-o", "csv", "--auth-id", "nobody"]).stdout;
     assert_eq!(none.lines().count(), 1);

@@ -61,7 +61,7 @@ async fn anomalies(rig: &Rig, request: ListAnomaliesRequest) -> ListAnomaliesRes
 }
 
 /// The one field that a call is refused for, and the reason.
-fn wrong_field<T: std::fmt::Debug>(answer: Result<T, Status>) -> String {
+pub fn wrong_field<T: std::fmt::Debug>(answer: Result<T, Status>) -> String {
     let status = answer.expect_err("refused");
     // It shows nothing of the inside.
     let _ = Refusal::from(status.clone());

@@ -28,12 +28,15 @@ pub(crate) struct Script {
     pub(crate) watch: Queue<Streams>,
     pub(crate) cancel: Queue<CancelRunResponse>,
     pub(crate) anomalies: Queue<ListAnomaliesResponse>,
+    pub(crate) usage: Queue<GetRatedUsageResponse>,
+    pub(crate) summary: Queue<SummarizeRatedUsageResponse>,
+    pub(crate) changes: Queue<Streams<StreamRatedUsageChangesResponse>>,
 }
 
 /// What a stream sends, and how it ends.
 #[derive(Debug)]
-pub(crate) struct Streams {
-    runs: Vec<Run>,
+pub(crate) struct Streams<T = Run> {
+    messages: Vec<T>,
     end: End,
 }
 
@@ -44,21 +47,48 @@ enum End {
     Hangs,
 }
 
-impl Streams {
+impl<T: Send + 'static> Streams<T> {
     /// These, and then its end.
-    pub(crate) fn ends(runs: impl Into<Vec<Run>>) -> Streams {
-        Streams { runs: runs.into(), end: End::Ends }
+    pub(crate) fn ends(messages: impl Into<Vec<T>>) -> Streams<T> {
+        Streams { messages: messages.into(), end: End::Ends }
     }
 
     /// These, and then UNAVAILABLE.
-    pub(crate) fn breaks(runs: impl Into<Vec<Run>>) -> Streams {
-        Streams { runs: runs.into(), end: End::Breaks }
+    pub(crate) fn breaks(messages: impl Into<Vec<T>>) -> Streams<T> {
+        Streams { messages: messages.into(), end: End::Breaks }
     }
 
     /// These, and then nothing more.
-    pub(crate) fn hangs(runs: impl Into<Vec<Run>>) -> Streams {
-        Streams { runs: runs.into(), end: End::Hangs }
+    pub(crate) fn hangs(messages: impl Into<Vec<T>>) -> Streams<T> {
+        Streams { messages: messages.into(), end: End::Hangs }
     }
+}
+
+impl<T: Send + 'static> Streams<T> {
+    fn stream<R: Send + 'static>(self, response: impl Fn(T) -> R + Send + 'static) -> Answers<R> {
+        let messages = tokio_stream::iter(self.messages).map(move |message| Ok(response(message)));
+        let broken = || Status::from(io::Error::new(ErrorKind::ConnectionRefused, "later"));
+        match self.end {
+            End::Ends => Box::pin(messages),
+            End::Breaks => Box::pin(messages.chain(tokio_stream::once(Err(broken())))),
+            End::Hangs => Box::pin(messages.chain(tokio_stream::pending())),
+        }
+    }
+}
+
+type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
+
+/// A change that says nothing but its id.
+pub(crate) fn change(change_id: &str) -> RatedUsageChange {
+    RatedUsageChange { change_id: change_id.into(), ..RatedUsageChange::default() }
+}
+
+/// Changes, and the cursor after them.
+pub(crate) fn changes(
+    cursor: &str,
+    changes: impl Into<Vec<RatedUsageChange>>,
+) -> StreamRatedUsageChangesResponse {
+    StreamRatedUsageChangesResponse { changes: changes.into(), cursor: cursor.into() }
 }
 
 /// A run with so many of 24 hours done.
@@ -75,6 +105,9 @@ struct Asked {
     list: Vec<ListRunsRequest>,
     anomalies: Vec<ListAnomaliesRequest>,
     watch: usize,
+    usage: Vec<GetRatedUsageRequest>,
+    summary: Vec<SummarizeRatedUsageRequest>,
+    changes: Vec<StreamRatedUsageChangesRequest>,
 }
 
 /// A running service.
@@ -111,6 +144,21 @@ impl ScriptedRating {
         self.asked.lock().expect("asked").watch
     }
 
+    /// Every GetRatedUsage that it got.
+    pub(crate) fn usage(&self) -> Vec<GetRatedUsageRequest> {
+        self.asked.lock().expect("asked").usage.clone()
+    }
+
+    /// Every SummarizeRatedUsage that it got.
+    pub(crate) fn summarized(&self) -> Vec<SummarizeRatedUsageRequest> {
+        self.asked.lock().expect("asked").summary.clone()
+    }
+
+    /// Every StreamRatedUsageChanges that it got.
+    pub(crate) fn followed(&self) -> Vec<StreamRatedUsageChangesRequest> {
+        self.asked.lock().expect("asked").changes.clone()
+    }
+
     async fn answer<T>(&self, queue: impl FnOnce(&mut Script) -> &mut Queue<T>) -> Result<T, Status> {
         let answer = queue(&mut self.script.lock().expect("script")).pop_front();
         match answer {
@@ -145,17 +193,11 @@ impl RatingService for ScriptedRating {
         self.answer(|script| &mut script.list).await.map(Response::new)
     }
 
-    type WatchRunStream = Pin<Box<dyn Stream<Item = Result<WatchRunResponse, Status>> + Send>>;
+    type WatchRunStream = Answers<WatchRunResponse>;
     async fn watch_run(&self, _: Request<WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
         self.asked.lock().expect("asked").watch += 1;
-        let Streams { runs, end } = self.answer(|script| &mut script.watch).await?;
-        let runs = tokio_stream::iter(runs).map(|run| Ok(WatchRunResponse { run: Some(run) }));
-        let broken = || Status::from(io::Error::new(ErrorKind::ConnectionRefused, "later"));
-        Ok(Response::new(match end {
-            End::Ends => Box::pin(runs),
-            End::Breaks => Box::pin(runs.chain(tokio_stream::once(Err(broken())))),
-            End::Hangs => Box::pin(runs.chain(tokio_stream::pending())),
-        }))
+        let streams = self.answer(|script| &mut script.watch).await?;
+        Ok(Response::new(streams.stream(|run| WatchRunResponse { run: Some(run) })))
     }
 
     async fn cancel_run(&self, _: Request<CancelRunRequest>) -> Result<Response<CancelRunResponse>, Status> {
@@ -186,24 +228,28 @@ impl RatingService for ScriptedRating {
 
     async fn get_rated_usage(
         &self,
-        _: Request<GetRatedUsageRequest>,
+        request: Request<GetRatedUsageRequest>,
     ) -> Result<Response<GetRatedUsageResponse>, Status> {
-        Err(unimplemented("GetRatedUsage"))
+        self.asked.lock().expect("asked").usage.push(request.into_inner());
+        self.answer(|script| &mut script.usage).await.map(Response::new)
     }
 
     async fn summarize_rated_usage(
         &self,
-        _: Request<SummarizeRatedUsageRequest>,
+        request: Request<SummarizeRatedUsageRequest>,
     ) -> Result<Response<SummarizeRatedUsageResponse>, Status> {
-        Err(unimplemented("SummarizeRatedUsage"))
+        self.asked.lock().expect("asked").summary.push(request.into_inner());
+        self.answer(|script| &mut script.summary).await.map(Response::new)
     }
 
-    type StreamRatedUsageChangesStream = tokio_stream::Empty<Result<StreamRatedUsageChangesResponse, Status>>;
+    type StreamRatedUsageChangesStream = Answers<StreamRatedUsageChangesResponse>;
     async fn stream_rated_usage_changes(
         &self,
-        _: Request<StreamRatedUsageChangesRequest>,
+        request: Request<StreamRatedUsageChangesRequest>,
     ) -> Result<Response<Self::StreamRatedUsageChangesStream>, Status> {
-        Err(unimplemented("StreamRatedUsageChanges"))
+        self.asked.lock().expect("asked").changes.push(request.into_inner());
+        let streams = self.answer(|script| &mut script.changes).await?;
+        Ok(Response::new(streams.stream(|message| message)))
     }
 }
 
