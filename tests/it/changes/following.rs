@@ -141,6 +141,24 @@ async fn followers_are_woken_after_their_listener_was_cut_off() {
     assert_no_panic(&rig.service);
 }
 
+/// What it did not hear of stands for what was committed when there was no listener.
+#[tokio::test]
+async fn what_was_committed_while_nobody_listened_is_told_once_somebody_does() {
+    let rig = Rig::start(BOOK, &[]).await;
+    let mut stream = open(&rig.client(), following("")).await.unwrap();
+    eventually("it listens", async || rig.one::<i64>(LISTENS).await == 1).await;
+    // It has looked again, and the next look that it makes by itself is far.
+    change(&rig, &rig.service, "first", 10).await;
+    next(&mut stream).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    fabricate(rig.pool(), &[2]).await;
+    rig.sql(&LISTENS.replace("count(*)", "pg_terminate_backend(pid, 10000)")).await;
+    let cut_off = Instant::now();
+    let told = next(&mut stream).await.unwrap().unwrap();
+    assert_eq!(told.changes.len(), 2);
+    assert!(cut_off.elapsed() < AT_ONCE, "{:?}", cut_off.elapsed());
+}
+
 #[tokio::test]
 async fn a_stop_ends_followers_with_its_reason() {
     let mut rig = Rig::start(BOOK, &[]).await;
