@@ -13,8 +13,9 @@ use chrono::{DateTime, Utc};
 use rater::proto::{GetRatedUsageResponse, RatedUsageChange, StreamRatedUsageChangesResponse};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Postgres, Transaction};
+use uuid::Uuid;
 
-use crate::line::{Line, Rollup, lines};
+use crate::line::{KEY, Key, Line, Rollup, lines};
 use crate::trouble::Trouble;
 
 /// Differences of a new first copy that are held in memory at a time.
@@ -43,13 +44,17 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Connects, and makes the tables where they are not there.
+    /// Connects, and makes the tables where they are not there: only then, since that waits for
+    /// whoever writes to them.
     pub async fn open(url: &str) -> Result<Ledger, Trouble> {
         let wrong = |_| Trouble::Stop("--ledger-url: write postgres://USER@HOST/NAME".into());
         let options: PgConnectOptions = url.parse().map_err(wrong)?;
         // Not through the pool, which would try for a while and not say why.
         let mut connection = PgConnection::connect_with(&options).await?;
-        sqlx::raw_sql(include_str!("schema.sql")).execute(&mut connection).await?;
+        let there = sqlx::query_scalar("SELECT to_regclass('ledger_line') IS NOT NULL");
+        if !there.fetch_one(&mut connection).await? {
+            sqlx::raw_sql(include_str!("schema.sql")).execute(&mut connection).await?;
+        }
         connection.close().await?;
         let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(10));
         Ok(Ledger { pool: pool.connect_lazy_with(options) })
@@ -107,13 +112,11 @@ impl Ledger {
         let mut next = Place { cursor: message.cursor, ..place.clone() };
         let mut states = HashMap::new();
         for change in message.changes {
-            let (_, id, now) = read(change)?;
-            states.insert(id, now);
+            let (_, key, now) = read(change)?;
+            states.insert(key, now);
         }
         let mut transaction = self.step(place, &mut next).await?;
-        let gone = states.iter().filter(|(_, now)| now.is_none()).map(|(id, _)| id.clone()).collect();
-        take_away(&mut transaction, "rollup_copy", gone).await?;
-        put(&mut transaction, "rollup_copy", states.into_values().flatten().collect()).await?;
+        bring_to(&mut transaction, "rollup_copy", states).await?;
         transaction.commit().await?;
         Ok(next)
     }
@@ -125,8 +128,8 @@ impl Ledger {
         let mut transaction = self.step(place, &mut next).await?;
         let declare = format!(
             "DECLARE differences NO SCROLL CURSOR FOR
-             SELECT id, {}, {} FROM rollup h FULL JOIN rollup_copy n USING (id)
-             WHERE (h.*) IS DISTINCT FROM (n.*) ORDER BY id",
+             SELECT {KEY}, {}, {} FROM rollup h FULL JOIN rollup_copy n USING ({KEY})
+             WHERE (h.*) IS DISTINCT FROM (n.*) ORDER BY {KEY}",
             columns("h", "held_"),
             columns("n", "now_")
         );
@@ -137,9 +140,11 @@ impl Ledger {
                 sqlx::query_as(AssertSqlSafe(fetch)).fetch_all(&mut *transaction).await?;
             let done = rows.len() < SETTLE_ROWS;
             let number = place.copy_number;
-            // A copy has a rollup once, and a number of its own: this is no other line's id, ever.
-            let step =
-                |Difference { id, held, now }| Step { line_id: format!("copy-{number}-{id}"), held, now };
+            let step = |Difference { held, now }| Step {
+                line_id: format!("copy-{number}-{}", Uuid::now_v7()),
+                held,
+                now,
+            };
             record(&mut transaction, rows.into_iter().map(step).collect()).await?;
             if done {
                 break;
@@ -160,14 +165,14 @@ impl Ledger {
         let mut next = Place { cursor: message.cursor, ..place.clone() };
         let changes = message.changes.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut transaction = self.step(place, &mut next).await?;
-        let ids = changes.iter().map(|(_, id, _)| id.clone()).collect();
-        let mut held = held(&mut transaction, ids).await?;
+        let keys = changes.iter().map(|(_, key, _)| key).collect();
+        let mut held = held(&mut transaction, keys).await?;
         let mut steps = Vec::new();
-        for (line_id, id, now) in changes {
+        for (line_id, key, now) in changes {
             // One message may change a rollup more than once.
             let before = match &now {
-                Some(now) => held.insert(id, now.clone()),
-                None => held.remove(&id),
+                Some(now) => held.insert(key, now.clone()),
+                None => held.remove(&key),
             };
             steps.push(Step { line_id, held: before, now });
         }
@@ -207,13 +212,15 @@ impl Ledger {
     }
 }
 
-/// The id of a change, that of its rollup, and what the rollup is now.
-fn read(change: RatedUsageChange) -> Result<(String, String, Option<Rollup>), Trouble> {
-    let of = change.after.as_ref().or(change.before.as_ref());
-    let Some(id) = of.map(|rollup| rollup.id.clone()) else {
-        return Err(Trouble::Stop(format!("change {} is of nothing", change.change_id)));
+/// The id of a change, what its rollup is of, and what the rollup is now.
+fn read(change: RatedUsageChange) -> Result<(String, Key, Option<Rollup>), Trouble> {
+    let after = change.after.map(Rollup::try_from).transpose()?;
+    let key = match (&after, change.before) {
+        (Some(after), _) => after.key.clone(),
+        (None, Some(before)) => Rollup::try_from(before)?.key,
+        (None, None) => return Err(Trouble::Stop(format!("change {} is of nothing", change.change_id))),
     };
-    Ok((change.change_id, id, change.after.map(Rollup::try_from).transpose()?))
+    Ok((change.change_id, key, after))
 }
 
 /// Writes each step's lines, and what the rollups are after the last.
@@ -223,26 +230,43 @@ async fn record(connection: &mut PgConnection, steps: Vec<Step>) -> Result<(), T
     for Step { line_id, held, now } in steps {
         written.extend(lines(&line_id, held.as_ref(), now.as_ref())?);
         if let Some(of) = now.as_ref().or(held.as_ref()) {
-            states.insert(of.id.clone(), now);
+            states.insert(of.key.clone(), now);
         }
     }
     // A line's id is never used twice: if one were, this fails, and nothing is written.
-    let sql = "INSERT INTO ledger_line (line_id, rollup_id, auth_id, resource_id, model_id, window_start,
+    let sql = "INSERT INTO ledger_line (line_id, auth_id, resource_id, model_id, window_start,
             price_class, currency, prompt_tokens, cached_tokens, completion_tokens, event_count, amount, kind)
-        SELECT line_id, rollup_id, auth_id, resource_id, model_id, window_start,
+        SELECT line_id, auth_id, resource_id, model_id, window_start,
             price_class, currency, prompt_tokens, cached_tokens, completion_tokens, event_count, amount, kind
         FROM jsonb_populate_recordset(NULL::ledger_line, $1)";
     sqlx::query(sql).bind(sqlx::types::Json(written)).execute(&mut *connection).await?;
-    let gone = states.iter().filter(|(_, now)| now.is_none()).map(|(id, _)| id.clone()).collect();
-    take_away(connection, "rollup", gone).await?;
-    put(connection, "rollup", states.into_values().flatten().collect()).await
+    bring_to(connection, "rollup", states).await
 }
 
 /// What the ledger holds of these rollups.
-async fn held(connection: &mut PgConnection, ids: Vec<String>) -> Result<HashMap<String, Rollup>, Trouble> {
-    let sql = format!("SELECT id, {} FROM rollup h WHERE id = ANY ($1)", columns("h", ""));
-    let rows: Vec<Rollup> = sqlx::query_as(AssertSqlSafe(sql)).bind(ids).fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|row| (row.id.clone(), row)).collect())
+async fn held(connection: &mut PgConnection, keys: Vec<&Key>) -> Result<HashMap<Key, Rollup>, Trouble> {
+    let sql = format!(
+        "SELECT {KEY}, {} FROM rollup h
+         WHERE ({KEY}) IN (SELECT {KEY} FROM jsonb_populate_recordset(NULL::rollup, $1))",
+        columns("h", "")
+    );
+    let query = sqlx::query_as(AssertSqlSafe(sql)).bind(sqlx::types::Json(keys));
+    let rows: Vec<Rollup> = query.fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|row| (row.key.clone(), row)).collect())
+}
+
+/// These rollups are as said, or gone.
+async fn bring_to(
+    connection: &mut PgConnection,
+    table: &str,
+    states: HashMap<Key, Option<Rollup>>,
+) -> Result<(), Trouble> {
+    let gone: Vec<&Key> = states.iter().filter(|(_, now)| now.is_none()).map(|(key, _)| key).collect();
+    let sql = format!(
+        "DELETE FROM {table} WHERE ({KEY}) IN (SELECT {KEY} FROM jsonb_populate_recordset(NULL::{table}, $1))"
+    );
+    sqlx::query(AssertSqlSafe(sql)).bind(sqlx::types::Json(gone)).execute(&mut *connection).await?;
+    put(connection, table, states.into_values().flatten().collect()).await
 }
 
 /// These rollups are as said. They cross as JSON, a statement however many there are; money in it
@@ -251,26 +275,14 @@ async fn put(connection: &mut PgConnection, table: &str, rows: Vec<Rollup>) -> R
     let set = COLUMNS.map(|(column, _)| format!("{column} = excluded.{column}")).join(", ");
     let sql = format!(
         "INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, $1)
-         ON CONFLICT (id) DO UPDATE SET {set}"
+         ON CONFLICT ({KEY}) DO UPDATE SET {set}"
     );
     sqlx::query(AssertSqlSafe(sql)).bind(sqlx::types::Json(rows)).execute(connection).await?;
     Ok(())
 }
 
-/// These rollups are gone.
-async fn take_away(connection: &mut PgConnection, table: &str, ids: Vec<String>) -> Result<(), Trouble> {
-    let sql = format!("DELETE FROM {table} WHERE id = ANY ($1)");
-    sqlx::query(AssertSqlSafe(sql)).bind(ids).execute(connection).await?;
-    Ok(())
-}
-
-/// A rollup's columns beside its id, and how they are read: money as text.
-const COLUMNS: [(&str, &str); 11] = [
-    ("auth_id", ""),
-    ("resource_id", ""),
-    ("model_id", ""),
-    ("window_start", ""),
-    ("price_class", ""),
+/// A rollup's columns beside its key, and how they are read: money as text.
+const COLUMNS: [(&str, &str); 6] = [
     ("currency", ""),
     ("prompt_tokens", ""),
     ("cached_tokens", ""),
@@ -285,7 +297,6 @@ fn columns(table: &str, prefix: &str) -> String {
 
 /// A rollup whose two sides differ.
 struct Difference {
-    id: String,
     held: Option<Rollup>,
     now: Option<Rollup>,
 }
@@ -293,18 +304,13 @@ struct Difference {
 impl sqlx::FromRow<'_, sqlx::postgres::PgRow> for Difference {
     fn from_row(row: &sqlx::postgres::PgRow) -> sqlx::Result<Difference> {
         use sqlx::Row;
-        let id: String = row.try_get("id")?;
+        let key = Key::from_row(row)?;
         let side = |prefix: &str| -> sqlx::Result<Option<Rollup>> {
             let name = |column: &str| format!("{prefix}{column}");
-            let Some(auth_id) = row.try_get::<Option<String>, _>(&*name("auth_id"))? else { return Ok(None) };
+            let Some(currency) = row.try_get(&*name("currency"))? else { return Ok(None) };
             Ok(Some(Rollup {
-                id: id.clone(),
-                auth_id,
-                resource_id: row.try_get(&*name("resource_id"))?,
-                model_id: row.try_get(&*name("model_id"))?,
-                window_start: row.try_get(&*name("window_start"))?,
-                price_class: row.try_get(&*name("price_class"))?,
-                currency: row.try_get(&*name("currency"))?,
+                key: key.clone(),
+                currency,
                 prompt_tokens: row.try_get(&*name("prompt_tokens"))?,
                 cached_tokens: row.try_get(&*name("cached_tokens"))?,
                 completion_tokens: row.try_get(&*name("completion_tokens"))?,
@@ -312,6 +318,6 @@ impl sqlx::FromRow<'_, sqlx::postgres::PgRow> for Difference {
                 cost: row.try_get(&*name("cost"))?,
             }))
         };
-        Ok(Difference { held: side("held_")?, now: side("now_")?, id })
+        Ok(Difference { held: side("held_")?, now: side("now_")? })
     }
 }

@@ -4,20 +4,39 @@
 //! taken from the ledger's own state and never from a change's `before`, so a change that comes
 //! twice adds nothing the second time.
 
+use std::fmt::{self, Display, Formatter};
+
 use chrono::{DateTime, Utc};
 use rater::domain::money::{Money, MoneyError};
 use rater::proto::RatedUsage;
 
-/// A rollup, as rater says it is or as the ledger has it. Money is text outside of arithmetic: no
-/// float, and no driver, comes near it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
-pub struct Rollup {
-    pub id: String,
+/// What a rollup is of: unique in rater's table, which its `id` need not be in one that was adopted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, sqlx::FromRow)]
+pub struct Key {
     pub auth_id: String,
     pub resource_id: String,
     pub model_id: String,
     pub window_start: DateTime<Utc>,
     pub price_class: String,
+}
+
+/// Its columns, in every table.
+pub const KEY: &str = "auth_id, resource_id, model_id, window_start, price_class";
+
+impl Display for Key {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Key { auth_id, resource_id, model_id, window_start, price_class } = self;
+        write!(f, "{auth_id} {resource_id} {model_id} {window_start} {price_class}")
+    }
+}
+
+/// A rollup, as rater says it is or as the ledger has it. Money is text outside of arithmetic: no
+/// float, and no driver, comes near it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
+pub struct Rollup {
+    #[serde(flatten)]
+    #[sqlx(flatten)]
+    pub key: Key,
     pub currency: String,
     pub prompt_tokens: i64,
     pub cached_tokens: i64,
@@ -30,12 +49,8 @@ pub struct Rollup {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Line {
     pub line_id: String,
-    pub rollup_id: String,
-    pub auth_id: String,
-    pub resource_id: String,
-    pub model_id: String,
-    pub window_start: DateTime<Utc>,
-    pub price_class: String,
+    #[serde(flatten)]
+    pub key: Key,
     pub currency: String,
     pub prompt_tokens: i64,
     pub cached_tokens: i64,
@@ -48,29 +63,33 @@ pub struct Line {
 /// What was sent can't be billed exactly, and so is not.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Inexact {
-    #[error("rollup {0} has no hour")]
+    #[error("a rollup of {0} has no hour")]
     NoHour(String),
     #[error("the cost of rollup {0} {1}")]
-    Cost(String, MoneyError),
+    Cost(Key, MoneyError),
     #[error("the tokens of rollup {0} are too many to count")]
-    Tokens(String),
+    Tokens(Key),
 }
 
 impl TryFrom<RatedUsage> for Rollup {
     type Error = Inexact;
 
     fn try_from(row: RatedUsage) -> Result<Rollup, Inexact> {
-        let hour = row.window_start.and_then(|time| DateTime::from_timestamp(time.seconds, 0));
-        let Some(window_start) = hour else { return Err(Inexact::NoHour(row.id)) };
-        // A row that rater adopted from elsewhere may have no cost.
-        let cost = if row.cost.is_empty() { "0".into() } else { row.cost };
-        Ok(Rollup {
-            id: row.id,
+        let hour = row
+            .window_start
+            .and_then(|time| DateTime::from_timestamp(time.seconds, time.nanos.try_into().ok()?));
+        let Some(window_start) = hour else { return Err(Inexact::NoHour(row.auth_id)) };
+        let key = Key {
             auth_id: row.auth_id,
             resource_id: row.resource_id,
             model_id: row.model_id,
             window_start,
             price_class: row.price_class,
+        };
+        // A row that rater adopted from elsewhere may have no cost.
+        let cost = if row.cost.is_empty() { "0".into() } else { row.cost };
+        Ok(Rollup {
+            key,
             currency: row.currency_code,
             prompt_tokens: row.prompt_tokens,
             cached_tokens: row.cached_tokens,
@@ -98,22 +117,20 @@ fn difference(id: String, held: Option<&Rollup>, now: Option<&Rollup>) -> Result
     let Some(of) = now.or(held) else { return Ok(None) };
     let count = |count: fn(&Rollup) -> i64| {
         let [now, held] = [now, held].map(|rollup| rollup.map_or(0, count));
-        now.checked_sub(held).ok_or_else(|| Inexact::Tokens(of.id.clone()))
+        now.checked_sub(held).ok_or_else(|| Inexact::Tokens(of.key.clone()))
     };
     let line = Line {
         line_id: id,
-        rollup_id: of.id.clone(),
-        auth_id: of.auth_id.clone(),
-        resource_id: of.resource_id.clone(),
-        model_id: of.model_id.clone(),
-        window_start: of.window_start,
-        price_class: of.price_class.clone(),
+        key: of.key.clone(),
         currency: of.currency.clone(),
         prompt_tokens: count(|rollup| rollup.prompt_tokens)?,
         cached_tokens: count(|rollup| rollup.cached_tokens)?,
         completion_tokens: count(|rollup| rollup.completion_tokens)?,
         event_count: count(|rollup| rollup.event_count)?,
-        amount: money(now)?.minus(money(held)?).map_err(|why| Inexact::Cost(of.id.clone(), why))?.to_string(),
+        amount: money(now)?
+            .minus(money(held)?)
+            .map_err(|why| Inexact::Cost(of.key.clone(), why))?
+            .to_string(),
         kind: if held.is_some() { "correction" } else { "usage" },
     };
     Ok(Some(line).filter(|line| !line.is_nothing()))
@@ -121,7 +138,7 @@ fn difference(id: String, held: Option<&Rollup>, now: Option<&Rollup>) -> Result
 
 fn money(rollup: Option<&Rollup>) -> Result<Money, Inexact> {
     let Some(rollup) = rollup else { return Ok(Money::ZERO) };
-    Money::parse(&rollup.cost).map_err(|why| Inexact::Cost(rollup.id.clone(), why))
+    Money::parse(&rollup.cost).map_err(|why| Inexact::Cost(rollup.key.clone(), why))
 }
 
 impl Line {
@@ -137,12 +154,13 @@ mod tests {
 
     fn rollup(tokens: i64, cost: &str) -> Rollup {
         Rollup {
-            id: "r1".into(),
-            auth_id: "acme".into(),
-            resource_id: "chat".into(),
-            model_id: "m".into(),
-            window_start: DateTime::UNIX_EPOCH,
-            price_class: "standard".into(),
+            key: Key {
+                auth_id: "acme".into(),
+                resource_id: "chat".into(),
+                model_id: "m".into(),
+                window_start: DateTime::UNIX_EPOCH,
+                price_class: "standard".into(),
+            },
             currency: "USD".into(),
             prompt_tokens: tokens,
             cached_tokens: 0,

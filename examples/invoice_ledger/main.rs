@@ -12,6 +12,7 @@ mod follow;
 mod ledger;
 mod line;
 mod meter;
+mod outbox;
 mod report;
 mod trouble;
 

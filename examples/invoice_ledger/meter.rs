@@ -3,12 +3,15 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
+use super::line::Key;
+
 /// A line that is due, and whose it is.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Due {
     pub line_id: String,
     pub customer_id: String,
-    pub window_start: DateTime<Utc>,
+    #[sqlx(flatten)]
+    pub key: Key,
     pub currency: String,
     pub amount: String,
 }
@@ -45,17 +48,17 @@ pub fn meter_event(line: &Due, event_name: &str, scale: usize) -> Result<Value, 
     Ok(json!({
         "identifier": line.line_id,
         "event_name": format!("{event_name}_{}", line.currency.to_lowercase()),
-        "timestamp": line.window_start.timestamp(),
+        "timestamp": line.key.window_start.timestamp(),
         "payload": {"stripe_customer_id": line.customer_id, "value": value.to_string()},
     }))
 }
 
-/// What becomes an invoice item: one for all, so that it is rounded to the cent once.
-pub fn invoice_item(id: &str, customer_id: &str, currency: &str, together: &Together) -> Value {
+/// What becomes an invoice item: one for all, so that it is rounded to the cent once. Its id is the
+/// request's idempotency key.
+pub fn invoice_item(customer_id: &str, currency: &str, together: &Together) -> Value {
     let hour = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:00").to_string();
     let (first, last) = (hour(together.first_hour), hour(together.last_hour));
     json!({
-        "identifier": id,
         "customer": customer_id,
         "currency": currency.to_lowercase(),
         "amount": together.amount,
@@ -90,7 +93,13 @@ mod tests {
         let line = Due {
             line_id: "c1".into(),
             customer_id: "cus_1".into(),
-            window_start: DateTime::from_timestamp(1_780_308_000, 0).expect("a time"),
+            key: Key {
+                auth_id: "acme".into(),
+                resource_id: "chat".into(),
+                model_id: "m".into(),
+                window_start: DateTime::from_timestamp(1_780_308_000, 0).expect("a time"),
+                price_class: "standard".into(),
+            },
             currency: "USD".into(),
             amount: "-0.00045".into(),
         };

@@ -7,8 +7,9 @@ use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
-use crate::deliver::unknown;
+use crate::deliver::{Left, left_to_a_person};
 use crate::ledger::Ledger;
+use crate::line::KEY;
 use crate::trouble::Trouble;
 
 /// Prints a line on standard output. A reader that has gone away has seen enough.
@@ -146,10 +147,24 @@ pub async fn status(ledger: &Ledger) -> Result<(), Trouble> {
     for (auth_id, lines) in unmapped {
         print(&format!("{auth_id}: {lines} lines wait for `invoice_ledger customer {auth_id} CUSTOMER_ID`"))?;
     }
-    for id in unknown(ledger).await? {
+    // What an adopted row without a currency was, until it is rated again.
+    let sql = "SELECT auth_id, trim_scale(sum(amount))::text FROM ledger_line WHERE currency = ''
+        GROUP BY auth_id HAVING sum(amount) <> 0 ORDER BY auth_id COLLATE \"C\" LIMIT 100";
+    let nameless: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(ledger.pool()).await?;
+    for (auth_id, amount) in nameless {
         print(&format!(
-            "{id}: look it up at the API; then `invoice_ledger settle {id} arrived` or `missing`"
+            "{auth_id}: {amount} of no currency is held back until rater rates those hours again"
         ))?;
+    }
+    for Left { id, refused } in left_to_a_person(ledger).await? {
+        print(&match refused {
+            Some(why) => format!(
+                "{id}: refused ({why}); put that right, and then `invoice_ledger settle {id} missing`"
+            ),
+            None => {
+                format!("{id}: look it up at the API; then `invoice_ledger settle {id} arrived` or `missing`")
+            }
+        })?;
     }
     Ok(())
 }
@@ -160,14 +175,14 @@ pub async fn check(ledger: &Ledger) -> Result<(), Trouble> {
     let summed = SUMS.split(", ").map(|column| format!("sum({column}) AS {column}")).collect::<Vec<_>>();
     let sql = format!(
         "WITH billed AS (
-            SELECT rollup_id AS id, currency, {}, sum(amount) AS cost FROM ledger_line GROUP BY 1, 2),
+            SELECT {KEY}, currency, {}, sum(amount) AS cost FROM ledger_line GROUP BY {KEY}, currency),
          wrong AS (
-            SELECT id FROM billed FULL JOIN rollup r USING (id, currency)
+            SELECT concat_ws(' ', {KEY}) AS name FROM billed FULL JOIN rollup r USING ({KEY}, currency)
             WHERE (coalesce(billed.prompt_tokens, 0), coalesce(billed.cached_tokens, 0),
                     coalesce(billed.completion_tokens, 0), coalesce(billed.event_count, 0), coalesce(billed.cost, 0))
                 <> (coalesce(r.prompt_tokens, 0), coalesce(r.cached_tokens, 0),
                     coalesce(r.completion_tokens, 0), coalesce(r.event_count, 0), coalesce(r.cost, 0)))
-         SELECT count(*), coalesce(min(id), '') FROM wrong",
+         SELECT count(*), coalesce(min(name), '') FROM wrong",
         summed.join(", ")
     );
     let (wrong, first): (i64, String) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(ledger.pool()).await?;

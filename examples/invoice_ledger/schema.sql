@@ -1,5 +1,5 @@
--- The ledger's own database. Repeatable, and run at every start; processes that start together
--- take turns.
+-- The ledger's own database. Run, in one transaction, where ledger_line is not there; repeatable,
+-- and processes that start together take turns.
 SELECT pg_advisory_xact_lock(7305804385371857484);
 
 -- Where this consumer stands. One row; whoever moves it adds 1 to its version, and moves nothing
@@ -20,9 +20,9 @@ CREATE TABLE IF NOT EXISTS consumer (
 );
 
 -- Each rollup as its lines add up to it: for every row here and every quantity,
--- sum(ledger_line) = rollup, at every commit.
+-- sum(ledger_line) = rollup, at every commit. Its key is the one that rater's table is unique by;
+-- the ids of a table that rater adopted may be empty, or there twice.
 CREATE TABLE IF NOT EXISTS rollup (
-    id text PRIMARY KEY,
     auth_id text NOT NULL,
     resource_id text NOT NULL,
     model_id text NOT NULL,
@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS rollup (
     cached_tokens bigint NOT NULL,
     completion_tokens bigint NOT NULL,
     event_count bigint NOT NULL,
-    cost numeric NOT NULL
+    cost numeric NOT NULL,
+    PRIMARY KEY (auth_id, resource_id, model_id, window_start, price_class)
 );
 
 -- A first copy that is being made. Nothing is billed from it before it is whole.
@@ -50,7 +51,9 @@ CREATE TABLE IF NOT EXISTS delivery (
     -- Before it is sent for the first time.
     claimed_at timestamptz NOT NULL DEFAULT now(),
     -- When the API had said that it has it.
-    sent_at timestamptz
+    sent_at timestamptz,
+    -- Why it never will: it waits for a person.
+    refused text
 );
 CREATE INDEX IF NOT EXISTS delivery_unsent_ix ON delivery (seq) WHERE sent_at IS NULL;
 
@@ -58,13 +61,13 @@ CREATE INDEX IF NOT EXISTS delivery_unsent_ix ON delivery (seq) WHERE sent_at IS
 CREATE TABLE IF NOT EXISTS ledger_line (
     seq bigint GENERATED ALWAYS AS IDENTITY,
     line_id text PRIMARY KEY CHECK (length(line_id) BETWEEN 1 AND 100),
-    rollup_id text NOT NULL,
     auth_id text NOT NULL,
     resource_id text NOT NULL,
     model_id text NOT NULL,
     -- When the usage was: the hour's start.
     window_start timestamptz NOT NULL,
     price_class text NOT NULL,
+    -- Empty where an adopted row has none: held back.
     currency text NOT NULL,
     prompt_tokens bigint NOT NULL,
     cached_tokens bigint NOT NULL,

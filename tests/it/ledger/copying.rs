@@ -1,5 +1,8 @@
 //! The first copy, and another one where the feed no longer has what comes next.
 
+use rater::service::schema;
+use rater::store::{Db, DbOptions};
+
 use super::*;
 use crate::harness::event;
 use crate::rig::{backfill, dearer, hour};
@@ -54,7 +57,7 @@ async fn a_page_token_that_is_refused_begins_the_copy_again() {
     ledger
         .sql(
             "INSERT INTO consumer (page_token) VALUES ('of another version');
-             INSERT INTO rollup_copy VALUES ('gone', 'a', 'r', 'm', now(), 'standard', 'USD', 1, 1, 1, 1, 1)",
+             INSERT INTO rollup_copy VALUES ('gone', 'r', 'm', now(), 'standard', 'USD', 1, 1, 1, 1, 1)",
         )
         .await;
     ledger.catch_up(&rig).await;
@@ -106,5 +109,37 @@ async fn where_the_feed_has_retired_what_comes_next_it_takes_a_new_copy_by_itsel
     rig.sql("UPDATE change_feed SET retired_through = (SELECT max(position) FROM change_batch)").await;
     ledger.catch_up(&rig).await;
     assert!(ledger.did("", &["status"]).await.starts_with("following (first copy 2)"));
+    ledger.assert_equals(&rig).await;
+}
+
+#[tokio::test]
+async fn rows_that_were_adopted_with_empty_and_repeated_ids_are_each_billed() {
+    let db = empty_database().await;
+    let adopted = "CREATE TABLE rated_usage (id varchar(200) NOT NULL, auth_id varchar(64) NOT NULL,
+            resource_id varchar(64) NOT NULL, model_id varchar(255) NOT NULL, window_start timestamptz NOT NULL,
+            prompt_tokens bigint, cached_tokens bigint, completion_tokens bigint, cost numeric(20, 9));
+        INSERT INTO rated_usage SELECT id, 'auth-' || n % 3, 'res', 'm',
+            timestamptz '2026-06-01T00:00Z' + n / 3 * interval '0.3 seconds', n, 0, 0, n
+        FROM unnest(ARRAY['', '', 'twice', 'twice', repeat('long', 50), repeat('long', 50)])
+            WITH ORDINALITY AS ids (id, n)";
+    sqlx::raw_sql(adopted).execute(db.pool()).await.unwrap();
+    let options =
+        DbOptions { url: db.url.clone(), max_connections: 2, acquire_timeout: Duration::from_secs(10) };
+    schema::up(&Db::new(&options).unwrap()).await.unwrap();
+    let (rig, ledger) = (Rig::on(db, BOOK, &[]).await, Consumer::new().await);
+    ledger.catch_up(&rig).await;
+    assert_eq!(ledger.lines().await, 6);
+    ledger.assert_equals(&rig).await;
+
+    // What was read once changes, and another copy is as good as the first.
+    rig.insert([event("r0").auth("auth-1").at(&hour(0))]).await;
+    rig.rated(backfill(0, 1)).await;
+    ledger.catch_up(&rig).await;
+    ledger.assert_equals(&rig).await;
+    rig.sql("UPDATE rated_usage SET id = 'all'; UPDATE change_feed SET feed_id = gen_random_uuid()").await;
+    ledger.did("", &["copy-again"]).await;
+    let lines = ledger.lines().await;
+    ledger.catch_up(&rig).await;
+    assert_eq!(ledger.lines().await, lines, "an id is nothing that is billed");
     ledger.assert_equals(&rig).await;
 }

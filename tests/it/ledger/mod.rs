@@ -3,6 +3,7 @@
 //! they stand in its files.
 
 mod copying;
+mod deliveries_killed;
 mod delivering;
 mod following;
 mod kills;
@@ -28,13 +29,14 @@ mod meter;
 /// Rollups of the ledger that are not what their lines add up to, and those that have a negative
 /// count or cost.
 const FAULTS: &str = "
-    WITH billed AS (SELECT rollup_id AS id, currency, sum(prompt_tokens) AS prompt_tokens,
+    WITH billed AS (SELECT auth_id, resource_id, model_id, window_start, price_class, currency,
+            sum(prompt_tokens) AS prompt_tokens,
             sum(cached_tokens) AS cached_tokens, sum(completion_tokens) AS completion_tokens,
             sum(event_count) AS event_count, sum(amount) AS cost
-        FROM ledger_line GROUP BY 1, 2),
+        FROM ledger_line GROUP BY 1, 2, 3, 4, 5, 6),
     said AS (SELECT * FROM billed
         WHERE (prompt_tokens, cached_tokens, completion_tokens, event_count, cost) <> (0, 0, 0, 0, 0)),
-    held AS (SELECT id, currency, prompt_tokens::numeric, cached_tokens::numeric, completion_tokens::numeric,
+    held AS (SELECT auth_id, resource_id, model_id, window_start, price_class, currency, prompt_tokens::numeric, cached_tokens::numeric, completion_tokens::numeric,
             event_count::numeric, cost
         FROM rollup)
     SELECT (SELECT count(*) FROM (TABLE said EXCEPT TABLE held) unexplained)
@@ -118,8 +120,8 @@ impl Consumer {
     /// rollup that it holds; and each is the sum of its lines.
     async fn assert_equals(&self, rig: &Rig) {
         const TOTALS: &str =
-            "SELECT concat_ws(' ', auth_id, currency_code, trim_scale(sum(cost)), sum(event_count),
-                sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens))
+            "SELECT concat_ws(' ', auth_id, coalesce(currency_code, ''), trim_scale(coalesce(sum(cost), 0)),
+                coalesce(sum(event_count), 0), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens))
             FROM rated_usage GROUP BY GROUPING SETS ((auth_id, currency_code), (currency_code))";
         let printed = self.did("", &["totals", "--json"]).await;
         let mut billed: Vec<String> = printed.lines().map(total).collect();
@@ -129,11 +131,12 @@ impl Consumer {
         billed.sort();
         rated.sort();
         assert_eq!(billed, rated, "the totals differ");
-        const ROWS: &str = "concat_ws(' ', id, auth_id, resource_id, model_id, price_class,
-            extract(epoch FROM window_start)::bigint, prompt_tokens, cached_tokens, completion_tokens, event_count,
-            trim_scale(cost))";
-        let held = self.texts(&format!("SELECT {ROWS} || ' ' || currency FROM rollup ORDER BY id")).await;
-        let rated = format!("SELECT {ROWS} || ' ' || currency_code FROM rated_usage ORDER BY id");
+        const ROWS: &str = "concat_ws(' ', auth_id, resource_id, model_id, price_class,
+            extract(epoch FROM window_start)::numeric, coalesce(prompt_tokens, 0), coalesce(cached_tokens, 0),
+            coalesce(completion_tokens, 0), coalesce(event_count, 0), trim_scale(coalesce(cost, 0)))";
+        let held = self.texts(&format!("SELECT {ROWS} || ' ' || currency FROM rollup ORDER BY 1")).await;
+        let rated =
+            format!("SELECT {ROWS} || ' ' || coalesce(currency_code, '') FROM rated_usage ORDER BY 1");
         let rated: Vec<String> =
             sqlx::query_scalar(AssertSqlSafe(rated)).fetch_all(rig.pool()).await.unwrap();
         assert_eq!(held, rated, "the rollups differ");
