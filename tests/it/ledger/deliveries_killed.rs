@@ -18,6 +18,8 @@ struct Api {
     outbox: PathBuf,
     /// After how many lines a day went by, and it forgot what it had.
     days: Vec<usize>,
+    /// After how many lines which customer's hours before which one were on a final invoice.
+    finals: Vec<(usize, String, i64)>,
 }
 
 impl Api {
@@ -43,6 +45,14 @@ impl Api {
             }
             let (customer, units): (_, i128) = match request["channel"].as_str().unwrap() {
                 "meter" => {
+                    let is_final = |(from, customer, until): &(usize, String, i64)| {
+                        *from <= at
+                            && body["payload"]["stripe_customer_id"] == **customer
+                            && body["timestamp"].as_i64() < Some(*until)
+                    };
+                    if self.finals.iter().any(is_final) {
+                        continue; // and nobody is ever billed for it
+                    }
                     let value = body["payload"]["value"].as_str().unwrap().parse().unwrap();
                     let hour = format!("{} {}", body["payload"]["stripe_customer_id"], body["timestamp"]);
                     let sum = metered.entry(hour).or_default();
@@ -73,7 +83,7 @@ impl World {
     /// Rollups come, change and go.
     async fn lines_come(&mut self) {
         let mut values = Vec::new();
-        for _ in 0..1 + self.random.below(80) {
+        for _ in 0..1 + self.random.below(20) {
             // A third of them are too old for the meter.
             let key = (self.random.below(CUSTOMERS), 1 + self.random.below(60) * 20);
             let held = self.costs.get(&key).copied().unwrap_or(0);
@@ -145,9 +155,12 @@ impl World {
         }
         if self.random.below(4) == 0 {
             let (customer, age) = (self.random.below(CUSTOMERS), self.random.below(900));
-            let sql = "UPDATE customer SET billed_until = greatest(billed_until, (SELECT hour FROM today)
-                - make_interval(hours => {age})) WHERE auth_id = 'auth-{customer}'";
-            let sql = sql.replace("{age}", &age.to_string()).replace("{customer}", &customer.to_string());
+            let hour = format!("SELECT extract(epoch FROM hour)::bigint - {age} * 3600 FROM today");
+            let until = self.ledger.number(&hour).await;
+            self.api.finals.push((self.api.lines().len(), format!("cus-{customer}"), until));
+            let sql = "UPDATE customer SET billed_until = greatest(billed_until, to_timestamp({until}))
+                WHERE auth_id = 'auth-{customer}'";
+            let sql = sql.replace("{until}", &until.to_string()).replace("{customer}", &customer.to_string());
             self.ledger.sql(&sql).await;
         }
         if self.random.below(2) == 0 {
@@ -187,7 +200,7 @@ async fn killed_at_any_moment_what_the_api_has_counted_is_what_the_ledger_has_to
     let kills = if soak() { 200 } else { 15 };
     println!("to repeat it: RATER_SEED={seed}");
     let dir = temp_dir();
-    let api = Api { outbox: dir.path().join("outbox"), days: Vec::new() };
+    let api = Api { outbox: dir.path().join("outbox"), days: Vec::new(), finals: Vec::new() };
     let ledger = Consumer::new().await;
     ledger.did("", &["status"]).await;
     ledger.sql("INSERT INTO consumer DEFAULT VALUES; CREATE TABLE today AS SELECT date_trunc('hour', now()) AS hour").await;
