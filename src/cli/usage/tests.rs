@@ -297,6 +297,13 @@ async fn who_gives_up_says_where_to_go_on() {
     let script = Script { changes: [first].into(), ..Script::default() };
     let ran = run(script, &["changes", "--retry-for", "0s"]).await;
     assert_eq!(ran.ended, Err("UNAVAILABLE: later; to go on: --cursor c1".into()));
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("changes.csv");
+    let first = Answer::Is(Streams::breaks([changes("c1", [change("1")])]));
+    let script = Script { changes: [first].into(), ..Script::default() };
+    let out = file.to_str().expect("UTF-8");
+    let ran = run(script, &["changes", "--retry-for", "0s", "--out", out]).await;
+    assert_eq!(ran.ended, Err("UNAVAILABLE: later".into()), "no file holds what comes before c1");
     let ran = run(Script::default(), &["changes", "--cursor", "c1"]).await;
     let error = ran.ended.expect_err("not served");
     assert!(error.starts_with("UNIMPLEMENTED: ") && !error.contains("--cursor"), "{error}");
