@@ -197,7 +197,7 @@ impl World {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_what_the_api_has_counted_is_what_the_ledger_has_told() {
     let seed = std::env::var("RATER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_121);
-    let kills = if soak() { 200 } else { 15 };
+    let kills = if soak() { 200 } else { 8 };
     println!("to repeat it: RATER_SEED={seed}");
     let dir = temp_dir();
     let api = Api { outbox: dir.path().join("outbox"), days: Vec::new(), finals: Vec::new() };
