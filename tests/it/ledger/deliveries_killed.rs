@@ -76,6 +76,8 @@ struct World {
     random: Random,
     /// What each rollup costs by now, by its customer and the age of its hour.
     costs: HashMap<(u64, u64), i64>,
+    /// The age of each customer's first hour that is not on a final invoice.
+    final_ages: HashMap<u64, u64>,
     lines: u64,
 }
 
@@ -154,7 +156,10 @@ impl World {
                 .await;
         }
         if self.random.below(4) == 0 {
-            let (customer, age) = (self.random.below(CUSTOMERS), self.random.below(900));
+            let customer = self.random.below(CUSTOMERS);
+            // In steps, so that hours are left that the meter takes.
+            let age = self.final_ages.entry(customer).or_insert(900);
+            *age -= self.random.below(*age / 5 + 1);
             let hour = format!("SELECT extract(epoch FROM hour)::bigint - {age} * 3600 FROM today");
             let until = self.ledger.number(&hour).await;
             self.api.finals.push((self.api.lines().len(), format!("cus-{customer}"), until));
@@ -207,7 +212,14 @@ async fn killed_at_any_moment_what_the_api_has_counted_is_what_the_ledger_has_to
     for customer in 0..CUSTOMERS {
         ledger.did("", &["customer", &format!("auth-{customer}"), &format!("cus-{customer}")]).await;
     }
-    let mut world = World { ledger, api, random: Random(seed), costs: HashMap::new(), lines: 0 };
+    let mut world = World {
+        ledger,
+        api,
+        random: Random(seed),
+        costs: HashMap::new(),
+        final_ages: HashMap::new(),
+        lines: 0,
+    };
     let (mut killed, mut lives) = (0, 0);
     while killed < kills {
         world.lines_come().await;
