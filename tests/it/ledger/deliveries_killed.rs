@@ -76,8 +76,6 @@ struct World {
     random: Random,
     /// What each rollup costs by now, by its customer and the age of its hour.
     costs: HashMap<(u64, u64), i64>,
-    /// The age of each customer's first hour that is not on a final invoice.
-    final_ages: HashMap<u64, u64>,
     lines: u64,
 }
 
@@ -155,22 +153,29 @@ impl World {
                 .sql("UPDATE delivery SET claimed_at = claimed_at - interval '1 day' WHERE sent_at IS NULL")
                 .await;
         }
-        if self.random.below(4) == 0 {
-            let customer = self.random.below(CUSTOMERS);
-            // In steps, so that hours are left that the meter takes.
-            let age = self.final_ages.entry(customer).or_insert(900);
-            *age -= self.random.below(*age / 5 + 1);
-            let hour = format!("SELECT extract(epoch FROM hour)::bigint - {age} * 3600 FROM today");
-            let until = self.ledger.number(&hour).await;
-            self.api.finals.push((self.api.lines().len(), format!("cus-{customer}"), until));
-            let sql = "UPDATE customer SET billed_until = greatest(billed_until, to_timestamp({until}))
-                WHERE auth_id = 'auth-{customer}'";
-            let sql = sql.replace("{until}", &until.to_string()).replace("{customer}", &customer.to_string());
-            self.ledger.sql(&sql).await;
+        if self.random.below(8) == 0 {
+            self.an_invoice_is_final().await;
         }
         if self.random.below(2) == 0 {
             self.see_to_what_is_left().await;
         }
+    }
+
+    /// One with the oldest hour of which the meter was told, or was about to be, and did not answer.
+    async fn an_invoice_is_final(&mut self) {
+        let oldest = "FROM ledger_line l JOIN delivery d ON d.id = delivery_id
+            WHERE sent_at IS NULL AND channel = 'meter' ORDER BY window_start, auth_id LIMIT 1";
+        let customer = self.ledger.texts(&format!("SELECT auth_id {oldest}")).await;
+        let Some(customer) = customer.first() else { return };
+        let until = format!("SELECT extract(epoch FROM window_start)::bigint + 3600 {oldest}");
+        let until = self.ledger.number(&until).await;
+        let customer_id = customer.replace("auth", "cus");
+        self.api.finals.push((self.api.lines().len(), customer_id, until));
+        let sql = format!(
+            "UPDATE customer SET billed_until = to_timestamp({until}) WHERE auth_id = '{customer}'
+            AND billed_until IS NULL OR billed_until < to_timestamp({until}) AND auth_id = '{customer}'"
+        );
+        self.ledger.sql(&sql).await;
     }
 
     /// As if the last line had been torn by the kill: it is not whole, if nobody confirmed it.
@@ -212,14 +217,7 @@ async fn killed_at_any_moment_what_the_api_has_counted_is_what_the_ledger_has_to
     for customer in 0..CUSTOMERS {
         ledger.did("", &["customer", &format!("auth-{customer}"), &format!("cus-{customer}")]).await;
     }
-    let mut world = World {
-        ledger,
-        api,
-        random: Random(seed),
-        costs: HashMap::new(),
-        final_ages: HashMap::new(),
-        lines: 0,
-    };
+    let mut world = World { ledger, api, random: Random(seed), costs: HashMap::new(), lines: 0 };
     let (mut killed, mut lives) = (0, 0);
     while killed < kills {
         world.lines_come().await;
