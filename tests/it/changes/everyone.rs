@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::held::{Held, connection, crowd, look_back, overtake};
+use super::held::{Held, holders};
 use super::writers::Writers;
 use super::{Copy, SOON, filtered, open, table};
 use crate::events::Random;
@@ -128,12 +128,7 @@ async fn r12_each_consumer_sees_each_change_once_whoever_writes_and_in_whatever_
     let naive = [BY_NUMBER, BY_BATCH_ID]
         .map(|sql| tokio::spawn(follow_ids(writers.stage.pool.clone(), sql, over.clone())));
     let mut held = Held::open(&writers).await;
-    let two = [connection(&writers).await, connection(&writers).await];
-    let holders = [
-        tokio::spawn(overtake(connection(&writers).await, Random(seed + 20), over.clone())),
-        tokio::spawn(crowd(connection(&writers).await, Random(seed + 21), over.clone())),
-        tokio::spawn(look_back(two, Random(seed + 22), over.clone())),
-    ];
+    let holders = holders(&writers, seed + 20, &over).await;
     let consumers = consumers(&writers, seed, &over);
     let (mut random, mut rounds) = (Random(seed), 0);
     while writers.stage.number("SELECT count(*) FROM rated_usage_change").await < changes {

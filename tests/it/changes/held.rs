@@ -1,6 +1,6 @@
 //! Transactions that are held open beside the writers: of another program that has written, of
-//! one that only looks, and of chunks that have written their changes and are not let on to their
-//! place in the feed, so that younger ones are committed first.
+//! one that only looks, of chunks that have written their changes and are not let on to their place
+//! in the feed, so that younger ones are committed first, and of chunks that have their place.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ use crate::stage::{hour, window};
 
 /// Serialises the feed's last step before COMMIT: the service's own lock.
 const FEED: i64 = 0x7261_7465_725f_6664;
-/// Advisory locks of ours: chunks wait here, one at a time; that of the later hours waits here; and
-/// who has this one is the one that waits at the first.
-const SHORT: i64 = 7;
-const LONG: i64 = 8;
-const CHOSEN: i64 = 9;
+/// Where chunks wait that have written their changes, one at a time; that of the later hours; and a
+/// chunk that has its place in the feed.
+const WRITTEN: i64 = 7;
+const LATER: i64 = 8;
+const PLACED: i64 = 9;
 /// So many younger batches are committed before a chunk goes on.
 const OVERTAKEN_BY: i64 = 4;
 /// Unless there are no more of them, as at the end of a round.
@@ -48,21 +48,28 @@ impl Held {
         let sql = format!(
             "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF NEW.chunk_start >= to_timestamp({later}) THEN
-                    PERFORM pg_advisory_xact_lock_shared({LONG});
-                ELSIF pg_try_advisory_xact_lock({CHOSEN}) THEN
-                    PERFORM pg_advisory_xact_lock_shared({SHORT});
+                    PERFORM pg_advisory_xact_lock_shared({LATER});
+                ELSIF pg_try_advisory_xact_lock(1, {WRITTEN}) THEN
+                    PERFORM pg_advisory_xact_lock_shared({WRITTEN});
                 END IF;
                 RETURN NULL; END $$;
-             CREATE TRIGGER hold AFTER INSERT ON rating_run_chunk FOR EACH ROW EXECUTE FUNCTION hold()"
+             CREATE TRIGGER hold AFTER INSERT ON rating_run_chunk FOR EACH ROW EXECUTE FUNCTION hold();
+             CREATE FUNCTION hold_placed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF pg_try_advisory_xact_lock(1, {PLACED}) THEN
+                    PERFORM pg_advisory_xact_lock_shared({PLACED});
+                END IF;
+                RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER hold_placed AFTER INSERT ON change_batch DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION hold_placed()"
         );
         stage.sql(&sql).await;
         let mut gate = connection(writers).await;
-        number(&mut gate, &format!("SELECT count(pg_advisory_lock({LONG}))")).await;
+        number(&mut gate, &format!("SELECT count(pg_advisory_lock({LATER}))")).await;
         stage.fill("held", hours, hours + 2, 42).await;
         let mut client = writers.services[0].client_rating().await;
         let request = window(hours, hours + 2);
         let chunk = tokio::spawn(async move { client.rate_window(request).await.unwrap().into_inner() });
-        stage.waiting(LONG, 1).await;
+        stage.waiting(LATER, 1).await;
 
         let mut writer = connection(writers).await;
         let sql = "BEGIN; INSERT INTO billing_event (request_id, auth_id, resource_id, model, prompt_tokens,
@@ -107,37 +114,49 @@ impl Held {
     }
 }
 
+/// Those who hold something again and again until it is over, and then tell how often they did.
+pub async fn holders(writers: &Writers, seed: u64, over: &watch::Receiver<bool>) -> [JoinHandle<u64>; 3] {
+    let two = [connection(writers).await, connection(writers).await];
+    [
+        tokio::spawn(overtake(connection(writers).await, Random(seed), over.clone())),
+        tokio::spawn(crowd(connection(writers).await, Random(seed + 1), over.clone())),
+        tokio::spawn(look_back(two, Random(seed + 2), over.clone())),
+    ]
+}
+
 /// Holds one chunk after the other until it was overtaken; how often one was by all that it was to be.
-pub async fn overtake(mut connection: PgConnection, mut random: Random, over: watch::Receiver<bool>) -> u64 {
+async fn overtake(mut connection: PgConnection, mut random: Random, over: watch::Receiver<bool>) -> u64 {
     let newest = "SELECT coalesce(max(position), 0) FROM change_batch";
     let mut overtaken = 0;
     while !*over.borrow() {
-        number(&mut connection, &format!("SELECT count(pg_advisory_lock({SHORT}))")).await;
-        if reaches(&mut connection, &waiting(SHORT), 1, &over).await {
+        number(&mut connection, &format!("SELECT count(pg_advisory_lock({WRITTEN}))")).await;
+        if reaches(&mut connection, &waiting(WRITTEN), 1, &over).await {
             let enough = number(&mut connection, newest).await + OVERTAKEN_BY;
             overtaken += u64::from(reaches(&mut connection, newest, enough, &over).await);
         }
-        number(&mut connection, &format!("SELECT count(pg_advisory_unlock({SHORT}))")).await;
+        number(&mut connection, &format!("SELECT count(pg_advisory_unlock({WRITTEN}))")).await;
         pause(random.below(100)).await;
     }
     overtaken
 }
 
-/// Holds the feed's lock now and then until several want their place; how often several did.
-pub async fn crowd(mut connection: PgConnection, mut random: Random, over: watch::Receiver<bool>) -> u64 {
+/// Holds one chunk after the other that has its place until others want theirs; how often they did.
+async fn crowd(mut connection: PgConnection, mut random: Random, over: watch::Receiver<bool>) -> u64 {
     let mut crowds = 0;
     while !*over.borrow() {
-        number(&mut connection, &format!("SELECT count(pg_advisory_lock({FEED}))")).await;
-        crowds += u64::from(reaches(&mut connection, &waiting(FEED), 3, &over).await);
-        number(&mut connection, &format!("SELECT count(pg_advisory_unlock({FEED}))")).await;
-        pause(random.below(300)).await;
+        number(&mut connection, &format!("SELECT count(pg_advisory_lock({PLACED}))")).await;
+        if reaches(&mut connection, &waiting(PLACED), 1, &over).await {
+            crowds += u64::from(reaches(&mut connection, &waiting(FEED), 2, &over).await);
+        }
+        number(&mut connection, &format!("SELECT count(pg_advisory_unlock({PLACED}))")).await;
+        pause(random.below(200)).await;
     }
     crowds
 }
 
 /// Takes a snapshot after the other and keeps it while others commit: what it sees is the feed up to
 /// a place, and nothing in it is ever added; how many.
-pub async fn look_back(
+async fn look_back(
     [mut snapshot, mut now]: [PgConnection; 2],
     mut random: Random,
     over: watch::Receiver<bool>,
@@ -157,7 +176,7 @@ pub async fn look_back(
 }
 
 /// One of its own: it is held.
-pub async fn connection(writers: &Writers) -> PgConnection {
+async fn connection(writers: &Writers) -> PgConnection {
     PgConnection::connect(&writers.stage.url).await.unwrap()
 }
 
