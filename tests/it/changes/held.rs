@@ -25,6 +25,9 @@ const OVERTAKEN_BY: i64 = 4;
 /// Unless there are no more of them, as at the end of a round.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Changes of the chunk that is held all the while: two hours of each key.
+pub const LATE: i64 = 84;
+
 /// What is open from before the first run until [`Held::let_go`].
 pub struct Held {
     /// Has written an event, and so has a transaction's id.
@@ -65,7 +68,7 @@ impl Held {
         stage.sql(&sql).await;
         let mut gate = connection(writers).await;
         number(&mut gate, &format!("SELECT count(pg_advisory_lock({LATER}))")).await;
-        stage.fill("held", hours, hours + 2, 42).await;
+        stage.fill("held", hours, hours + 2, LATE / 2).await;
         let mut client = writers.services[0].client_rating().await;
         let request = window(hours, hours + 2);
         let chunk = tokio::spawn(async move { client.rate_window(request).await.unwrap().into_inner() });
