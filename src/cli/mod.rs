@@ -19,6 +19,8 @@ pub mod progress;
 pub mod rate;
 pub mod rows;
 pub mod runs;
+#[cfg(test)]
+mod scripted;
 pub mod serve;
 mod signals;
 mod time;

@@ -29,6 +29,7 @@ use crate::service::pricebooks::Pricebooks;
 use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
 use crate::service::record_events::{DEFAULT_MAX_BATCHES, EventIntake};
+use crate::service::scans::Scans;
 use crate::service::schema;
 use crate::store::{DbOptions, Duties};
 use crate::telemetry::{self, DEFAULT_FILTER, LogFormat};
@@ -213,6 +214,7 @@ impl Serve {
             }
         }
         let rater = Arc::new(Rater {
+            scans: Scans::of(&db),
             db,
             pricebooks,
             config: RatingConfig {

@@ -11,6 +11,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+mod absence;
 pub mod events;
 pub mod health;
 pub mod rating;

@@ -111,7 +111,7 @@ impl RatingService for Rating {
             request.into_inner();
         let query = summaries::summary_query(filter, group_by).map_err(status)?;
         let range = SummaryRange { page_size, page_token: &page_token, top };
-        let page = summarize_usage(&self.rater.db, &query, range).await;
+        let page = summarize_usage(&self.rater.db, &self.rater.scans, &query, range).await;
         page.map(|page| Response::new(summaries::summarize_response(page))).map_err(status)
     }
 
@@ -163,7 +163,7 @@ impl RatingService for Rating {
     ) -> Result<Response<ListAnomaliesResponse>, Status> {
         let ListAnomaliesRequest { filter, kinds, group_by, page_size, page_token } = request.into_inner();
         let query = anomalies::anomaly_query(filter, kinds, group_by).map_err(status)?;
-        let page = list_anomalies(&self.rater.db, &query, page_size, &page_token).await;
+        let page = list_anomalies(&self.rater.db, &self.rater.scans, &query, page_size, &page_token).await;
         page.map(|page| Response::new(anomalies::list_anomalies_response(page))).map_err(status)
     }
 }

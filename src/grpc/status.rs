@@ -60,6 +60,7 @@ pub fn status(error: Error) -> Status {
         }
         Error::PricebookNotFound => (Code::NotFound, info("PRICEBOOK_NOT_FOUND", &[])),
         Error::RunNotFound => (Code::NotFound, info("RUN_NOT_FOUND", &[])),
+        Error::ReadTooLong => (Code::DeadlineExceeded, info("READ_TOO_LONG", &[])),
         Error::CursorUnknown => (Code::FailedPrecondition, info("CURSOR_UNKNOWN", &[])),
         Error::CursorExpired => (Code::FailedPrecondition, info("CURSOR_EXPIRED", &[])),
         Error::RunFailed(failure) => run_failed(failure),

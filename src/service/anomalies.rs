@@ -7,6 +7,7 @@ use super::error::Error;
 use super::page::{self, PageSizes};
 use super::page_token::{PageKey, PageTokens, are_texts, is_time};
 use super::read_usage;
+use super::scans::Scans;
 use crate::store::{AnomalyPageKey, Db};
 
 pub use crate::store::{AnomalyGroup, AnomalyQuery};
@@ -28,6 +29,7 @@ pub struct AnomalyPage {
 /// commits between two pages changes what follows; none is told twice.
 pub async fn list_anomalies(
     db: &Db,
+    scans: &Scans,
     query: &AnomalyQuery,
     page_size: i32,
     page_token: &str,
@@ -40,7 +42,9 @@ pub async fn list_anomalies(
     }
     let tokens = tokens(query);
     let after = tokens.parse(page_token)?;
-    let mut groups = db.anomaly_page(query, after.as_ref(), i64::from(size) + 1).await?;
+    let _turn = scans.turn().await?;
+    let mut groups =
+        db.anomaly_page(query, after.as_ref(), i64::from(size) + 1).await.map_err(read_usage::reading)?;
     let more = page::cut(&mut groups, size, weight);
     let last = groups.last().filter(|_| more);
     let next_page_token = last.map(|group| tokens.issue(group.key.clone())).unwrap_or_default();

@@ -63,6 +63,9 @@ pub enum Error {
     /// No run with this id is known.
     #[error("no run with this id is known; ListRuns names those that are")]
     RunNotFound,
+    /// A read took longer than it may.
+    #[error("reading this took too long, or someone stopped it; name fewer hours with since and until")]
+    ReadTooLong,
     /// No place in this database's feed is the cursor's.
     #[error("this database never issued the cursor; take a new first copy, and go on from its change_cursor")]
     CursorUnknown,
@@ -230,6 +233,7 @@ impl From<&Error> for FailureReason {
             | Error::WindowNotClosed { .. }
             | Error::RequestIdReused { .. }
             | Error::PricebookNotFound
+            | Error::ReadTooLong
             | Error::CursorUnknown
             | Error::CursorExpired
             | Error::RunNotFound => FailureReason::Internal,

@@ -16,6 +16,7 @@ pub mod record_events;
 pub mod report;
 mod run;
 pub mod runs;
+pub mod scans;
 pub mod schema;
 pub mod stored_text;
 pub mod summaries;

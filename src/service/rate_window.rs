@@ -22,6 +22,7 @@ use super::error::Error;
 use super::pricebooks::Pricebooks;
 use super::report::Report;
 use super::run::{self, Execution};
+use super::scans::Scans;
 use super::stored_text;
 use crate::domain::money::Rate;
 use crate::domain::pricebook::Pricebook;
@@ -135,6 +136,8 @@ pub struct Rater {
     pub chunks: Semaphore,
     /// So are those that are only planned, apart from them: no run waits for a plan.
     pub plans: Semaphore,
+    /// And calls that read whole windows.
+    pub scans: Scans,
 }
 
 impl Rater {

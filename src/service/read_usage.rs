@@ -9,7 +9,7 @@ use super::error::Error;
 use super::page::{self, PageSizes};
 use super::page_token::{Cursors, PageKey, PageTokens, are_texts, is_time};
 use crate::domain::violation::Violation;
-use crate::store::{Db, FeedPlace, UsageKey};
+use crate::store::{self, Db, FeedPlace, UsageKey};
 
 pub use crate::store::{UsageFilter, UsageRow};
 
@@ -55,7 +55,7 @@ pub async fn read_usage(
     let (after, begun) = match tokens.parse::<Progress>(page_token)? {
         Some(Progress { after, begun }) => (Some(after), begun),
         // Before the first row is read: what it tells then is in the rows already.
-        None => (None, db.feed_end().await?),
+        None => (None, db.feed_end().await.map_err(reading)?),
     };
     let (rows, more) = fill(db, filter, after.as_ref(), size).await?;
     let last = rows.last().filter(|_| more);
@@ -73,16 +73,25 @@ async fn fill(
     size: u16,
 ) -> Result<(Vec<UsageRow>, bool), Error> {
     let mut aim = size.min(FIRST_GO);
-    let mut rows = db.usage_page(filter, after, i64::from(aim) + 1).await?;
+    let mut rows = db.usage_page(filter, after, i64::from(aim) + 1).await.map_err(reading)?;
     let fitting = page::fitting(&rows, size, weight);
     if rows.len() > usize::from(aim) && fitting > aim {
         aim = fitting;
         let left = usize::from(aim) + 1 - rows.len();
         let after = rows.last().map(UsageRow::key);
-        rows.extend(db.usage_page(filter, after.as_ref(), i64::try_from(left).unwrap_or(i64::MAX)).await?);
+        let left = i64::try_from(left).unwrap_or(i64::MAX);
+        rows.extend(db.usage_page(filter, after.as_ref(), left).await.map_err(reading)?);
     }
     let more = page::cut(&mut rows, aim, weight);
     Ok((rows, more))
+}
+
+/// What a read's failure is to its caller: one that took too long would do so again.
+pub(super) fn reading(error: store::Error) -> Error {
+    match error {
+        store::Error::Cancelled(_) => Error::ReadTooLong,
+        error => error.into(),
+    }
 }
 
 /// What a filter over usage may not be, in any call that takes one.

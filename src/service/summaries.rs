@@ -8,6 +8,7 @@ use super::error::Error;
 use super::page::{self, PageSizes};
 use super::page_token::{PageKey, PageTokens, are_texts, is_time};
 use super::read_usage;
+use super::scans::Scans;
 use crate::domain::violation::Violation;
 use crate::store::{Db, SummaryKey, SummaryOrder};
 
@@ -43,6 +44,7 @@ pub struct SummaryPage {
 /// changes what follows, and none is told twice.
 pub async fn summarize_usage(
     db: &Db,
+    scans: &Scans,
     query: &SummaryQuery,
     range: SummaryRange<'_>,
 ) -> Result<SummaryPage, Error> {
@@ -53,6 +55,7 @@ pub async fn summarize_usage(
     if !wrong.is_empty() {
         return Err(Error::Invalid(wrong));
     }
+    let _turn = scans.turn().await?;
     match top {
         Some(top) => dearest(db, query, top).await,
         None => one_page(db, query, size, range.page_token).await,
@@ -79,7 +82,8 @@ async fn one_page(db: &Db, query: &SummaryQuery, size: u16, page_token: &str) ->
     let tokens = PageTokens::of("SummarizeRatedUsage", &arguments);
     let after: Option<SummaryKey> = tokens.parse(page_token)?;
     let order = SummaryOrder::Key(after.as_ref());
-    let mut summaries = db.summary_page(query, order, i64::from(size) + 1).await?;
+    let mut summaries =
+        db.summary_page(query, order, i64::from(size) + 1).await.map_err(read_usage::reading)?;
     let more = page::cut(&mut summaries, size, weight);
     let last = summaries.last().filter(|_| more);
     let next_page_token = last.map(|summary| tokens.issue(summary.key.clone())).unwrap_or_default();
@@ -90,7 +94,8 @@ async fn one_page(db: &Db, query: &SummaryQuery, size: u16, page_token: &str) ->
 }
 
 async fn dearest(db: &Db, query: &SummaryQuery, top: u16) -> Result<SummaryPage, Error> {
-    let mut summaries = db.summary_page(query, SummaryOrder::Cost, i64::from(top)).await?;
+    let mut summaries =
+        db.summary_page(query, SummaryOrder::Cost, i64::from(top)).await.map_err(read_usage::reading)?;
     // Longer ids than ours may be adopted. Fewer than asked for would look like all that there are.
     if page::cut(&mut summaries, top, weight) {
         let message = format!("the first {} fill a message; ask for no more, or read pages", summaries.len());

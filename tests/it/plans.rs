@@ -10,7 +10,7 @@ use std::time::Duration;
 use rater::embedded_postgres::EmbeddedPostgres;
 use rater::proto::{ListAnomaliesRequest, UsageFilter};
 
-use crate::harness::{Service, own_server, psql, soak};
+use crate::harness::{OwnServer, Service, own_server, psql, soak};
 use crate::stage::{Refusal, Stage, hour, rate, window};
 
 const DAYS: i64 = 60;
@@ -85,14 +85,19 @@ async fn rating_plan(postgres: &EmbeddedPostgres, service: &Service, day: i64) -
     plans.into_iter().next().unwrap()
 }
 
-#[tokio::test]
-async fn rating_and_anomalies_read_what_they_need_by_index() {
+/// A server that logs the plan of each statement.
+pub(crate) async fn explaining_server() -> OwnServer {
     let settings = [
         ("session_preload_libraries", "auto_explain"),
         ("auto_explain.log_min_duration", "0"),
         ("autovacuum", "off"),
     ];
-    let server = own_server(&settings).await;
+    own_server(&settings).await
+}
+
+#[tokio::test]
+async fn rating_and_anomalies_read_what_they_need_by_index() {
+    let server = explaining_server().await;
     let postgres = &server.postgres;
     let stage = Stage::over(&postgres.url());
     let service = stage.service(&["--migrate"]).await;

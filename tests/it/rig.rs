@@ -214,12 +214,14 @@ impl Rig {
 
     /// Waits until this many sessions wait for a lock.
     pub async fn until_blocked(&self, sessions: i64) {
-        eventually("somebody waits for a lock", async || {
-            let sql = "SELECT count(*) FROM pg_stat_activity
-                WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            self.one::<i64>(sql).await == sessions
-        })
-        .await;
+        eventually("somebody waits for a lock", async || self.blocked().await == sessions).await;
+    }
+
+    /// How many sessions wait for a lock.
+    pub async fn blocked(&self) -> i64 {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        self.one(sql).await
     }
 
     /// The first line of the log that is asked for.

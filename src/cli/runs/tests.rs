@@ -3,8 +3,9 @@
 use std::io::{self, ErrorKind, Write};
 
 use super::*;
+use crate::cli::scripted::{self, Group, Ran};
 use crate::grpc::client::scripted::Answer;
-use crate::grpc::client::scripted::rating::{Script, ScriptedRating, Streams, run as run_of, serve};
+use crate::grpc::client::scripted::rating::{Script, ScriptedRating, Streams, run as run_of};
 use crate::proto::{
     Anomaly, AnomalyKind, CancelRunResponse, Dimension, Finding, FindingCode, GetRunResponse,
     ListAnomaliesResponse, ListRunsResponse, RatingResult, Run, RunError, RunState, Severity, Trigger,
@@ -12,37 +13,23 @@ use crate::proto::{
 };
 use crate::service::Error;
 
-#[derive(clap::Parser)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-struct Ran {
-    ended: Result<ExitCode, String>,
-    out: String,
-    err: String,
-    service: ScriptedRating,
+impl Group for Command {
+    async fn run(self, console: &mut Console<'_>) -> Result<ExitCode, String> {
+        Command::run(self, console).await
+    }
 }
 
 /// Runs `rater runs COMMAND ARGUMENTS`.
 async fn run(script: Script, arguments: &[&str]) -> Ran {
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (ended, service) = run_on(script, arguments, Console::to(&mut out, &mut err)).await;
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ran { ended, out: text(out), err: text(err), service }
+    scripted::run::<Command>(script, arguments).await
 }
 
 async fn run_on(
     script: Script,
     arguments: &[&str],
-    mut console: Console<'_>,
+    console: Console<'_>,
 ) -> (Result<ExitCode, String>, ScriptedRating) {
-    let service = serve(script).await;
-    let url = service.server().url;
-    let arguments = [&["runs"], arguments, &["--server", &url]].concat();
-    let cli = <Cli as clap::Parser>::try_parse_from(arguments).expect("valid arguments");
-    (cli.command.run(&mut console).await, service)
+    scripted::run_on::<Command>(script, arguments, console).await
 }
 
 fn result(severity: Severity) -> RatingResult {

@@ -87,7 +87,10 @@ impl Changes {
         match ended {
             Ok(Reader::Gone) => Ok(ExitCode::SUCCESS),
             Ok(Reader::There) => reading.finish(cursor),
-            Err(Ended::Failed(failure)) if !failure.reason.starts_with("CURSOR_") && cursor != began => {
+            // What did not become a file is in no one's hands.
+            Err(Ended::Failed(failure))
+                if !failure.reason.starts_with("CURSOR_") && cursor != began && !reading.noted_at_end =>
+            {
                 Err(format!("{failure}; to go on: --cursor {cursor}"))
             }
             Err(Ended::Failed(failure)) => Err(failure.to_string()),

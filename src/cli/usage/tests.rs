@@ -9,6 +9,7 @@ use parquet::record::Field;
 use prost_types::Timestamp;
 
 use super::*;
+use crate::cli::scripted::{self, Group, Ran};
 use crate::grpc::client::scripted::Answer;
 use crate::grpc::client::scripted::rating::{Script, ScriptedRating, Streams, change, changes, serve};
 use crate::proto::*;
@@ -16,37 +17,23 @@ use crate::service::Error;
 
 mod copies;
 
-#[derive(clap::Parser)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-struct Ran {
-    ended: Result<ExitCode, String>,
-    out: String,
-    err: String,
-    service: ScriptedRating,
+impl Group for Command {
+    async fn run(self, console: &mut Console<'_>) -> Result<ExitCode, String> {
+        Command::run(self, console).await
+    }
 }
 
 /// Runs `rater usage COMMAND ARGUMENTS`.
 async fn run(script: Script, arguments: &[&str]) -> Ran {
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (ended, service) = run_on(script, arguments, Console::to(&mut out, &mut err)).await;
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ran { ended, out: text(out), err: text(err), service }
+    scripted::run::<Command>(script, arguments).await
 }
 
 async fn run_on(
     script: Script,
     arguments: &[&str],
-    mut console: Console<'_>,
+    console: Console<'_>,
 ) -> (Result<ExitCode, String>, ScriptedRating) {
-    let service = serve(script).await;
-    let url = service.server().url;
-    let arguments = [&["usage"], arguments, &["--server", &url]].concat();
-    let cli = <Cli as clap::Parser>::try_parse_from(arguments).expect("valid arguments");
-    (cli.command.run(&mut console).await, service)
+    scripted::run_on::<Command>(script, arguments, console).await
 }
 
 fn at(seconds: i64, micros: i32) -> Option<Timestamp> {
@@ -297,6 +284,13 @@ async fn who_gives_up_says_where_to_go_on() {
     let script = Script { changes: [first].into(), ..Script::default() };
     let ran = run(script, &["changes", "--retry-for", "0s"]).await;
     assert_eq!(ran.ended, Err("UNAVAILABLE: later; to go on: --cursor c1".into()));
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("changes.csv");
+    let first = Answer::Is(Streams::breaks([changes("c1", [change("1")])]));
+    let script = Script { changes: [first].into(), ..Script::default() };
+    let out = file.to_str().expect("UTF-8");
+    let ran = run(script, &["changes", "--retry-for", "0s", "--out", out]).await;
+    assert_eq!(ran.ended, Err("UNAVAILABLE: later".into()), "no file holds what comes before c1");
     let ran = run(Script::default(), &["changes", "--cursor", "c1"]).await;
     let error = ran.ended.expect_err("not served");
     assert!(error.starts_with("UNIMPLEMENTED: ") && !error.contains("--cursor"), "{error}");
@@ -352,9 +346,9 @@ async fn following_prints_what_has_come_and_ends_in_order_when_it_is_asked_to() 
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("cursor");
     let file = path.to_str().expect("UTF-8");
-    let arguments = ["usage", "changes", "-f", "-o", "json", "--cursor-file", file, "--server", &url];
-    let cli = <Cli as clap::Parser>::try_parse_from(arguments).expect("valid arguments");
-    let Command::Changes(changes) = cli.command else { panic!("changes") };
+    let arguments = ["changes", "-f", "-o", "json", "--cursor-file", file, "--server", &url];
+    let command: Command = scripted::parse(&arguments).expect("valid arguments");
+    let Command::Changes(changes) = command else { panic!("changes") };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let noted = async {
         while !path.exists() {

@@ -1,11 +1,12 @@
 //! Calls of RatingService that look at runs, follow one, and stop one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic::{Response, Streaming};
 
 use super::Failure;
-use super::rating::{PAUSE, RatingClient};
+use super::absence::{Absence, After};
+use super::rating::RatingClient;
 use crate::proto::{
     CancelRunRequest, CancelRunResponse, GetRunRequest, GetRunResponse, ListAnomaliesRequest,
     ListAnomaliesResponse, ListRunsRequest, ListRunsResponse, WatchRunRequest, WatchRunResponse,
@@ -42,10 +43,8 @@ impl RatingClient {
         Watch {
             client: self.clone(),
             request: WatchRunRequest { run_id: run_id.into() },
-            retry_for,
             stream: None,
-            give_up: None,
-            pause: Duration::ZERO,
+            absence: Absence::of(retry_for),
         }
     }
 }
@@ -64,12 +63,8 @@ pub enum Watched {
 pub struct Watch {
     client: RatingClient,
     request: WatchRunRequest,
-    retry_for: Duration,
     stream: Option<Streaming<WatchRunResponse>>,
-    /// Set while the service is away.
-    give_up: Option<Instant>,
-    /// Before the next try.
-    pause: Duration,
+    absence: Absence,
 }
 
 impl Watch {
@@ -79,26 +74,24 @@ impl Watch {
         loop {
             let failure = match self.message().await {
                 Ok(Some(message)) => {
-                    self.give_up = None;
+                    self.absence.over();
                     return Ok(Watched::Now(Box::new(message)));
                 }
                 Ok(None) => Failure::ended(),
                 Err(failure) => failure,
             };
             self.stream = None;
-            let told = self.give_up.is_some();
-            if !self.asks_again(&failure) {
-                return Err(failure);
-            }
-            if !told {
-                return Ok(Watched::Away(failure));
+            match self.absence.after(failure) {
+                After::Tell(failure) => return Ok(Watched::Away(failure)),
+                After::TryAgain => {}
+                After::GiveUp(failure) => return Err(failure),
             }
         }
     }
 
     async fn message(&mut self) -> Result<Option<WatchRunResponse>, Failure> {
         if self.stream.is_none() {
-            tokio::time::sleep(std::mem::take(&mut self.pause)).await;
+            self.absence.pause().await;
             let answer = self.client.client.watch_run(self.request.clone()).await?;
             self.stream = Some(answer.into_inner());
         }
@@ -106,14 +99,6 @@ impl Watch {
             Some(stream) => Ok(stream.message().await?),
             None => Ok(None),
         }
-    }
-
-    /// Whether the service is asked once more, after a pause.
-    fn asks_again(&mut self, failure: &Failure) -> bool {
-        let now = Instant::now();
-        let give_up = *self.give_up.get_or_insert(now + self.retry_for);
-        self.pause = failure.retry_after.unwrap_or(PAUSE);
-        failure.may_pass && now + self.pause <= give_up
     }
 }
 

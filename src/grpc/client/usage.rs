@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tonic::{Response, Streaming};
 
 use super::Failure;
-use super::rating::{PAUSE, RatingClient};
+use super::absence::{Absence, After};
+use super::rating::RatingClient;
 use crate::proto::{
     StreamRatedUsageChangesRequest, StreamRatedUsageChangesResponse, SummarizeRatedUsageRequest,
     SummarizeRatedUsageResponse,
@@ -27,15 +28,7 @@ impl RatingClient {
     /// Reads changes of rated usage after `request.cursor`. While the service is away it is asked
     /// again, for `retry_for` at a time, for those after the last message that came.
     pub fn changes(&self, request: StreamRatedUsageChangesRequest, retry_for: Duration) -> Changes {
-        Changes {
-            client: self.clone(),
-            request,
-            retry_for,
-            stream: None,
-            opened: None,
-            give_up: None,
-            pause: Duration::ZERO,
-        }
+        Changes { client: self.clone(), request, stream: None, opened: None, absence: Absence::of(retry_for) }
     }
 }
 
@@ -57,14 +50,10 @@ pub enum Next {
 pub struct Changes {
     client: RatingClient,
     request: StreamRatedUsageChangesRequest,
-    retry_for: Duration,
     stream: Option<Streaming<StreamRatedUsageChangesResponse>>,
     /// When the stream was.
     opened: Option<Instant>,
-    /// Set while the service is away.
-    give_up: Option<Instant>,
-    /// Before the next try.
-    pause: Duration,
+    absence: Absence,
 }
 
 impl Changes {
@@ -79,7 +68,7 @@ impl Changes {
         loop {
             let failure = match self.message().await {
                 Ok(Some(message)) => {
-                    self.give_up = None;
+                    self.absence.over();
                     self.request.cursor.clone_from(&message.cursor);
                     return Ok(Next::Changes(Box::new(message)));
                 }
@@ -89,21 +78,19 @@ impl Changes {
             };
             self.stream = None;
             if self.opened.take().is_some_and(|opened| opened.elapsed() > WAS_SERVED) {
-                self.give_up = None;
+                self.absence.over();
             }
-            let told = self.give_up.is_some();
-            if !self.asks_again(&failure) {
-                return Err(failure);
-            }
-            if !told {
-                return Ok(Next::Away(failure));
+            match self.absence.after(failure) {
+                After::Tell(failure) => return Ok(Next::Away(failure)),
+                After::TryAgain => {}
+                After::GiveUp(failure) => return Err(failure),
             }
         }
     }
 
     async fn message(&mut self) -> Result<Option<StreamRatedUsageChangesResponse>, Failure> {
         if self.stream.is_none() {
-            tokio::time::sleep(std::mem::take(&mut self.pause)).await;
+            self.absence.pause().await;
             let answer = self.client.client.stream_rated_usage_changes(self.request.clone()).await?;
             self.stream = Some(answer.into_inner());
             self.opened = Some(Instant::now());
@@ -112,14 +99,6 @@ impl Changes {
             Some(stream) => Ok(stream.message().await?),
             None => Ok(None),
         }
-    }
-
-    /// Whether the service is asked once more, after a pause.
-    fn asks_again(&mut self, failure: &Failure) -> bool {
-        let now = Instant::now();
-        let give_up = *self.give_up.get_or_insert(now + self.retry_for);
-        self.pause = failure.retry_after.unwrap_or(PAUSE);
-        failure.may_pass && now + self.pause <= give_up
     }
 }
 

@@ -195,3 +195,30 @@ async fn at_the_end_there_is_nothing_but_the_cursor() {
     assert_eq!(told.len(), 1);
     assert_eq!(changes(&client, asked(&last)).await, (vec![], last));
 }
+
+#[tokio::test]
+async fn an_adopted_time_that_no_message_can_hold_is_nothing_and_stops_nobody() {
+    let rig = Rig::start(BOOK, &[]).await;
+    rig.sql(
+        "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, window_end, prompt_tokens,
+            cached_tokens, completion_tokens, billable_prompt_tokens, cost, applied_prompt_rate,
+            applied_cached_rate, applied_completion_rate, rated_at, currency_code)
+         SELECT n::text, 'a', 'r', n::text, '2026-06-01T10:00Z', time, 0, 0, 0, 0, 0, 0, 0, 0, time, 'USD'
+         FROM unnest('{infinity,-infinity,0044-03-15 BC,290000-01-01,2026-06-01}'::timestamptz[])
+            WITH ORDINALITY AS t (time, n)",
+    )
+    .await;
+    let times = |rows: &[RatedUsage]| {
+        let times = rows.iter().map(|row| (row.window_end.is_some(), row.rated_at.is_some()));
+        times.collect::<Vec<_>>()
+    };
+    let none = (false, false);
+    let expected = [none, none, none, none, (true, true)];
+    let page = rig.client().get_rated_usage(GetRatedUsageRequest::default()).await.unwrap().into_inner();
+    assert_eq!(times(&page.rated_usage), expected);
+    // They have no events, and go.
+    rig.rated(backfill(10, 11)).await;
+    let (told, _) = changes(&rig.client(), asked(&page.change_cursor)).await;
+    let before: Vec<RatedUsage> = told.into_iter().filter_map(|change| change.before).collect();
+    assert_eq!(times(&before), expected);
+}

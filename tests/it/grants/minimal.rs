@@ -9,6 +9,7 @@ use rater::service::change_stream::{ChangeFeed, Wanted};
 use rater::service::pricebooks::Pricebooks;
 use rater::service::rate_window::{RateRequest, Rater, RatingConfig};
 use rater::service::record_events::EventIntake;
+use rater::service::scans::Scans;
 use rater::service::summaries::{SummaryQuery, SummaryRange, summarize_usage};
 use rater::service::{self, FailureReason, anomalies, read_usage, runs, schema};
 use rater::store::{Db, DbOptions, Error, Failure, Lease, Leaves, Taken, pricebook};
@@ -121,9 +122,10 @@ impl Duty {
         let db = &self.db;
         read_usage::read_usage(db, &Default::default(), 1, "").await?;
         let range = SummaryRange { page_size: 1, page_token: "", top: 0 };
-        summarize_usage(db, &SummaryQuery::default(), range).await?;
+        let scans = Scans::of(db);
+        summarize_usage(db, &scans, &SummaryQuery::default(), range).await?;
         runs::list_runs(db, &Default::default(), 1, "").await?;
-        anomalies::list_anomalies(db, &Default::default(), 1, "").await?;
+        anomalies::list_anomalies(db, &scans, &Default::default(), 1, "").await?;
         pricebook::find(db, "x").await?;
         let wanted = Wanted { cursor: self.cursor.clone(), ..Wanted::default() };
         ChangeFeed::new(db.clone(), Default::default(), 1).stream(wanted).await?;
@@ -223,6 +225,7 @@ impl Duty {
             admission: Arc::new(Semaphore::new(1)),
             chunks: Semaphore::new(1),
             plans: Semaphore::new(1),
+            scans: Scans::of(&self.db),
         }
     }
 

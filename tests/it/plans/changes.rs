@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use rater::proto::{StreamRatedUsageChangesRequest, UsageFilter};
 
-use super::{length, plans, whole};
+use super::{explaining_server, length, plans, whole};
 use crate::changes::fabricate;
-use crate::harness::{own_server, psql, soak};
+use crate::harness::{psql, soak};
 use crate::stage::Stage;
 
 /// Firsts of the statements' texts.
@@ -15,12 +15,7 @@ const CHANGES: &str = "-- The changes of parts of batches";
 
 #[tokio::test]
 async fn a_look_into_the_change_feed_reads_by_key_whatever_its_filter_matches() {
-    let settings = [
-        ("session_preload_libraries", "auto_explain"),
-        ("auto_explain.log_min_duration", "0"),
-        ("autovacuum", "off"),
-    ];
-    let server = own_server(&settings).await;
+    let server = explaining_server().await;
     let postgres = &server.postgres;
     let stage = Stage::over(&postgres.url());
     let service = stage.service(&["--migrate"]).await;

@@ -2,6 +2,7 @@
 
 mod plans;
 mod refusals;
+mod room;
 mod truth;
 
 use prost::Message;

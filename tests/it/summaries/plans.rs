@@ -3,8 +3,8 @@
 use rater::proto::*;
 
 use super::{AUTH, DAY, by};
-use crate::harness::{Service, own_server, psql};
-use crate::plans::{fill, length, plans, whole};
+use crate::harness::{Service, psql};
+use crate::plans::{explaining_server, fill, length, plans, whole};
 use crate::stage::{Refusal, Stage, hour};
 
 /// The first of the statement's text, which the log quotes.
@@ -12,12 +12,7 @@ const SUMMARY: &str = "-- Totals of rated usage";
 
 #[tokio::test]
 async fn a_summary_of_a_window_or_of_an_identity_reads_no_more_than_its_rows() {
-    let settings = [
-        ("session_preload_libraries", "auto_explain"),
-        ("auto_explain.log_min_duration", "0"),
-        ("autovacuum", "off"),
-    ];
-    let server = own_server(&settings).await;
+    let server = explaining_server().await;
     let postgres = &server.postgres;
     let stage = Stage::over(&postgres.url());
     let service = stage.service(&["--migrate"]).await;

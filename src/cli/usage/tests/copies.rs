@@ -102,9 +102,9 @@ async fn what_is_wrong_with_a_file_is_told_before_anything_is_asked() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join(name);
         let out = ["--out", path.to_str().expect("UTF-8")];
-        let cli = [&["usage"], arguments, &out, &["--server", "http://127.0.0.1:1"]].concat();
-        let cli = <Cli as clap::Parser>::try_parse_from(cli).expect("valid arguments");
-        let error = cli.command.run(&mut Console::to(io::sink(), io::sink())).await.expect_err(name);
+        let arguments = [arguments, &out, &["--server", "http://127.0.0.1:1"]].concat();
+        let command: Command = scripted::parse(&arguments).expect("valid arguments");
+        let error = command.run(&mut Console::to(io::sink(), io::sink())).await.expect_err(name);
         assert!(error.contains(said) && error.lines().count() == 1, "{arguments:?}: {error}");
         assert_eq!(names(dir.path()), Vec::<String>::new());
     }
