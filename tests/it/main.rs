@@ -6,6 +6,7 @@ mod admin;
 mod brake;
 mod changes;
 mod cli;
+mod collation;
 mod concurrency;
 mod durable;
 mod embedded;

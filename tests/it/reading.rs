@@ -9,12 +9,12 @@ use rater::proto::*;
 use crate::harness::{event, rated_usage};
 use crate::rig::{BOOK, Rig, backfill, hour, timestamp};
 
-async fn page(rig: &Rig, request: GetRatedUsageRequest) -> GetRatedUsageResponse {
+pub async fn page(rig: &Rig, request: GetRatedUsageRequest) -> GetRatedUsageResponse {
     rig.client().get_rated_usage(request).await.unwrap().into_inner()
 }
 
 /// All pages of a size, each checked against the limits.
-async fn all(rig: &Rig, filter: UsageFilter, page_size: i32) -> (Vec<RatedUsage>, usize) {
+pub async fn all(rig: &Rig, filter: UsageFilter, page_size: i32) -> (Vec<RatedUsage>, usize) {
     let mut request = GetRatedUsageRequest { filter: Some(filter), page_size, page_token: String::new() };
     let (mut rows, mut pages) = (Vec::new(), 0);
     loop {

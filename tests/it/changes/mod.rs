@@ -4,6 +4,7 @@ mod copying;
 mod cursors;
 mod everyone;
 mod following;
+mod held;
 mod retention;
 mod telling;
 mod writers;
@@ -25,13 +26,13 @@ use crate::harness::{Event, event};
 use crate::rig::Rig;
 use crate::stage::Refusal;
 
-type Client = RatingServiceClient<Channel>;
+pub type Client = RatingServiceClient<Channel>;
 type Changes = Streaming<StreamRatedUsageChangesResponse>;
 
 /// For whatever has to happen, however busy the machine is.
 const SOON: Duration = Duration::from_secs(30);
 
-fn asked(cursor: &str) -> StreamRatedUsageChangesRequest {
+pub fn asked(cursor: &str) -> StreamRatedUsageChangesRequest {
     StreamRatedUsageChangesRequest { cursor: cursor.into(), ..Default::default() }
 }
 
@@ -39,7 +40,7 @@ fn following(cursor: &str) -> StreamRatedUsageChangesRequest {
     StreamRatedUsageChangesRequest { follow: true, ..asked(cursor) }
 }
 
-fn filtered(cursor: &str, filter: &UsageFilter) -> StreamRatedUsageChangesRequest {
+pub fn filtered(cursor: &str, filter: &UsageFilter) -> StreamRatedUsageChangesRequest {
     StreamRatedUsageChangesRequest { filter: Some(filter.clone()), ..asked(cursor) }
 }
 
@@ -72,7 +73,7 @@ async fn messages(
 }
 
 /// Every change up to the end, and the last cursor.
-async fn changes(
+pub async fn changes(
     client: &Client,
     request: StreamRatedUsageChangesRequest,
 ) -> (Vec<RatedUsageChange>, String) {
@@ -96,7 +97,7 @@ fn ids(changes: &[RatedUsageChange]) -> Vec<&str> {
 }
 
 /// Every rollup, page by page.
-async fn table(client: &Client, filter: &UsageFilter) -> BTreeMap<String, RatedUsage> {
+pub async fn table(client: &Client, filter: &UsageFilter) -> BTreeMap<String, RatedUsage> {
     let mut request =
         GetRatedUsageRequest { filter: Some(filter.clone()), page_size: 10_000, ..Default::default() };
     let mut rows = BTreeMap::new();
@@ -112,18 +113,18 @@ async fn table(client: &Client, filter: &UsageFilter) -> BTreeMap<String, RatedU
 
 /// A consumer's copy of rated usage.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Copy(BTreeMap<String, RatedUsage>);
+pub struct Copy(pub BTreeMap<String, RatedUsage>);
 
 impl Copy {
     /// A change that must meet exactly the state that it begins with.
-    fn apply_strictly(&mut self, change: &RatedUsageChange) {
+    pub fn apply_strictly(&mut self, change: &RatedUsageChange) {
         let id = &change.before.as_ref().or(change.after.as_ref()).expect("one of them").id;
         assert_eq!(self.0.get(id), change.before.as_ref(), "{}", change.change_id);
         self.apply(change);
     }
 
     /// What a change says, whatever was there.
-    fn apply(&mut self, change: &RatedUsageChange) {
+    pub fn apply(&mut self, change: &RatedUsageChange) {
         match (&change.before, &change.after) {
             (_, Some(after)) => drop(self.0.insert(after.id.clone(), after.clone())),
             (Some(before), None) => drop(self.0.remove(&before.id)),

@@ -44,6 +44,7 @@ pub async fn database() -> TestDb {
     MADE.get_or_init(|| async {
         let template = create(TEMPLATE, "template1").await;
         migrate(&template).await;
+        leave(TEMPLATE).await;
     })
     .await;
     make(TEMPLATE).await
@@ -54,14 +55,35 @@ pub async fn empty_database() -> TestDb {
     make("template1").await
 }
 
-/// Brings the template up to the current schema, and leaves it without a connection: while
-/// there is one, it can't be copied.
+/// A new database with the current schema, in which text sorts by a language, not by its bytes,
+/// where the server can do so.
+pub async fn sorted_database() -> TestDb {
+    static CAN: OnceCell<bool> = OnceCell::const_new();
+    let can = async || {
+        let mut connection = PgConnection::connect(&server_url().await).await.unwrap();
+        let sql = "SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')";
+        sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+    };
+    if !*CAN.get_or_init(can).await {
+        super::skipped("text that does not sort by its bytes", "this PostgreSQL is built without ICU");
+        return database().await;
+    }
+    let db = make("template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' ENCODING 'UTF8'").await;
+    migrate(&db.url).await;
+    db
+}
+
+/// Brings a database up to the current schema.
 async fn migrate(url: &str) {
     let options = DbOptions { url: url.into(), max_connections: 2, acquire_timeout: Duration::from_secs(10) };
     schema::up(&Db::new(&options).unwrap()).await.unwrap();
+}
+
+/// Leaves a template without a connection: while there is one, it can't be copied.
+async fn leave(template: &str) {
     let mut connection = PgConnection::connect(&shared().url()).await.unwrap();
     let sql = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1";
-    sqlx::query(sql).bind(TEMPLATE).execute(&mut connection).await.unwrap();
+    sqlx::query(sql).bind(template).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }
 
@@ -74,17 +96,21 @@ async fn make(template: &str) -> TestDb {
     TestDb { url, name, pool }
 }
 
-/// Creates a database and gives its URL.
+/// Creates a database from a template, which may have options after its name, and gives its URL.
 async fn create(name: &str, template: &str) -> String {
     // One copy of a template at a time: a second would find the template in use.
     static GATE: Mutex<()> = Mutex::const_new(());
-    let server = tokio::task::spawn_blocking(|| shared().url()).await.unwrap();
+    let server = server_url().await;
     let _gate = GATE.lock().await;
     let mut connection = PgConnection::connect(&server).await.unwrap();
     let sql = format!("CREATE DATABASE {name} TEMPLATE {template}");
     sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     server.replace("/rater?", &format!("/{name}?"))
+}
+
+async fn server_url() -> String {
+    tokio::task::spawn_blocking(|| shared().url()).await.unwrap()
 }
 
 /// The thread that drops databases whose tests are done; no test waits for it.

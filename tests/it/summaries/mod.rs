@@ -25,7 +25,7 @@ async fn summarize(rig: &Rig, request: SummarizeRatedUsageRequest) -> SummarizeR
 }
 
 /// All pages, and how many they were.
-async fn all(rig: &Rig, mut request: SummarizeRatedUsageRequest) -> (Vec<UsageSummary>, usize) {
+pub async fn all(rig: &Rig, mut request: SummarizeRatedUsageRequest) -> (Vec<UsageSummary>, usize) {
     let (mut summaries, mut pages) = (Vec::new(), 0);
     loop {
         let page = summarize(rig, request.clone()).await;
@@ -41,7 +41,7 @@ async fn all(rig: &Rig, mut request: SummarizeRatedUsageRequest) -> (Vec<UsageSu
     }
 }
 
-fn by(group_by: &[i32]) -> SummarizeRatedUsageRequest {
+pub fn by(group_by: &[i32]) -> SummarizeRatedUsageRequest {
     SummarizeRatedUsageRequest { group_by: group_by.to_vec(), ..Default::default() }
 }
 
