@@ -138,15 +138,21 @@ const BLIND: &str = "
 /// an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_sees_two_transactions_in_one_hour() {
-    let stage = Stage::new().await;
-    stage.sql(PROBE).await;
-    stage.sql(BLIND).await;
-    let round = Round { seed: 7, length: Duration::from_secs(2), services: 1, stalls: false };
-    let tally = load(&stage, round).await;
-    let overlaps = stage.number(OVERLAPS).await;
-    println!("without what keeps leases apart: {tally:?}, {overlaps} overlaps");
-    assert!(overlaps > 0, "seen among committed chunks");
-    assert!(tally.contains_key("INTERNAL"), "seen by the locks: {tally:?}");
+    // Two must meet, which on a busy machine takes more than one round.
+    for seed in 7..17 {
+        let stage = Stage::new().await;
+        stage.sql(PROBE).await;
+        stage.sql(BLIND).await;
+        let round = Round { seed, length: Duration::from_secs(2), services: 1, stalls: false };
+        let tally = load(&stage, round).await;
+        let overlaps = stage.number(OVERLAPS).await;
+        println!("without what keeps leases apart: {tally:?}, {overlaps} overlaps");
+        // Among committed chunks, and by the locks.
+        if overlaps > 0 && tally.contains_key("INTERNAL") {
+            return;
+        }
+    }
+    panic!("the probe sees nothing");
 }
 
 /// Calls, events and stalls for as long as the round lasts.

@@ -1,11 +1,15 @@
 //! A call of any shape over a real connection, and its answer without a client's help.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, Request};
 use tonic::Code;
 use tonic::codegen::{Body as _, Service as _};
 use tonic::transport::Channel;
+
+/// A stream that has begun well and says nothing for so long follows what happens, and has no end.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// What is sent.
 pub struct Call {
@@ -75,15 +79,21 @@ impl Call {
         };
         let (head, mut body) = response.into_parts();
         let mut headers = head.headers;
-        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
-        {
+        let mut follows = None;
+        loop {
+            let next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+            let Ok(next) = tokio::time::timeout(SILENCE, next).await else {
+                follows = Some(Code::Ok);
+                break;
+            };
+            let Some(frame) = next else { break };
             if let Ok(trailers) = frame.map_err(|error| format!("{error:?}"))?.into_trailers() {
                 headers.extend(trailers);
             }
         }
         Ok(Answer {
             http: head.status.as_u16(),
-            code: headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes())),
+            code: headers.get("grpc-status").map(|code| Code::from_bytes(code.as_bytes())).or(follows),
             message: percent_decoded(&text(&headers, "grpc-message")),
             details: details(&text(&headers, "grpc-status-details-bin")),
         })
