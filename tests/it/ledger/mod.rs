@@ -8,6 +8,7 @@ mod delivering;
 mod following;
 mod kills;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -36,8 +37,8 @@ const FAULTS: &str = "
         FROM ledger_line GROUP BY 1, 2, 3, 4, 5, 6),
     said AS (SELECT * FROM billed
         WHERE (prompt_tokens, cached_tokens, completion_tokens, event_count, cost) <> (0, 0, 0, 0, 0)),
-    held AS (SELECT auth_id, resource_id, model_id, window_start, price_class, currency, prompt_tokens::numeric, cached_tokens::numeric, completion_tokens::numeric,
-            event_count::numeric, cost
+    held AS (SELECT auth_id, resource_id, model_id, window_start, price_class, currency,
+            prompt_tokens::numeric, cached_tokens::numeric, completion_tokens::numeric, event_count::numeric, cost
         FROM rollup)
     SELECT (SELECT count(*) FROM (TABLE said EXCEPT TABLE held) unexplained)
         + (SELECT count(*) FROM (TABLE held EXCEPT TABLE said) unbilled)
@@ -154,10 +155,17 @@ fn total(line: &str) -> String {
     values.join(" ")
 }
 
-/// The example that `cargo test` builds beside the tests.
+/// The example that `cargo test` builds beside the tests, and `cargo test --test it` does not.
 fn binary() -> PathBuf {
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_rater")).with_file_name("examples").join("invoice_ledger");
-    assert!(binary.exists(), "{} is not there: cargo build --example invoice_ledger", binary.display());
+    let built = fs::metadata(&binary).and_then(|built| built.modified()).ok();
+    let sources = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/invoice_ledger")).unwrap();
+    let changed = sources
+        .map(|source| source.unwrap())
+        .filter(|source| !source.file_name().to_string_lossy().ends_with(".md"))
+        .map(|source| source.metadata().unwrap().modified().unwrap())
+        .max();
+    assert!(built >= changed, "{} is older than its source: cargo build --examples", binary.display());
     binary
 }
 
