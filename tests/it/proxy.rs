@@ -141,9 +141,6 @@ struct Answer {
 }
 
 async fn relay(client: TcpStream, server: TcpStream, plan: Arc<Plan>) -> std::io::Result<()> {
-    // Or each small message waits 40 ms for the last one's acknowledgement.
-    client.set_nodelay(true)?;
-    server.set_nodelay(true)?;
     let (from_client, mut to_client) = client.into_split();
     let (mut from_server, to_server) = server.into_split();
     let answer = Arc::new(Answer::default());
