@@ -12,6 +12,7 @@ pub mod duration;
 pub mod events;
 pub mod filter;
 mod follow;
+mod group;
 pub mod health;
 pub mod migrate;
 pub mod output;

@@ -5,13 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::console::Console;
+use super::group::Group;
 use crate::grpc::client::scripted::rating::{Script, ScriptedRating, serve};
-
-/// A group of commands, such as `rater runs …`.
-pub trait Group: Subcommand {
-    /// What a command does.
-    async fn run(self, console: &mut Console<'_>) -> Result<ExitCode, String>;
-}
 
 #[derive(Parser)]
 struct Cli<C: Subcommand> {
@@ -32,12 +27,12 @@ pub struct Ran {
 }
 
 /// Parses `arguments`, of which the first is a command.
-pub fn parse<C: Group>(arguments: &[&str]) -> Result<C, clap::Error> {
+pub fn parse<C: Subcommand>(arguments: &[&str]) -> Result<C, clap::Error> {
     Cli::try_parse_from([&["rater"], arguments].concat()).map(|cli| cli.command)
 }
 
 /// Runs a command of the group, and catches what it says.
-pub async fn run<C: Group>(script: Script, arguments: &[&str]) -> Ran {
+pub async fn run<C: Group + Subcommand>(script: Script, arguments: &[&str]) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let (ended, service) = run_on::<C>(script, arguments, Console::to(&mut out, &mut err)).await;
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
@@ -45,7 +40,7 @@ pub async fn run<C: Group>(script: Script, arguments: &[&str]) -> Ran {
 }
 
 /// Runs a command of the group on a console.
-pub async fn run_on<C: Group>(
+pub async fn run_on<C: Group + Subcommand>(
     script: Script,
     arguments: &[&str],
     mut console: Console<'_>,

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use super::console::Console;
-use super::fail;
+use super::group::Group;
 
 mod anomalies;
 mod cancel;
@@ -32,11 +32,11 @@ enum Command {
 impl Runs {
     /// Runs the command.
     pub async fn run(self) -> ExitCode {
-        self.command.run(&mut Console::standard()).await.unwrap_or_else(|message| fail(&message))
+        self.command.run_here().await
     }
 }
 
-impl Command {
+impl Group for Command {
     async fn run(self, console: &mut Console<'_>) -> Result<ExitCode, String> {
         match self {
             Command::List(list) => list.run(console).await,

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 
 use super::*;
-use crate::cli::scripted::{self, Group, Ran};
+use crate::cli::scripted::{self, Ran};
 use crate::grpc::client::scripted::Answer;
 use crate::grpc::client::scripted::rating::{Script, ScriptedRating, Streams, run as run_of};
 use crate::proto::{
@@ -12,12 +12,6 @@ use crate::proto::{
     Window,
 };
 use crate::service::Error;
-
-impl Group for Command {
-    async fn run(self, console: &mut Console<'_>) -> Result<ExitCode, String> {
-        Command::run(self, console).await
-    }
-}
 
 /// Runs `rater runs COMMAND ARGUMENTS`.
 async fn run(script: Script, arguments: &[&str]) -> Ran {

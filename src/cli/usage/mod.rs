@@ -5,7 +5,8 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use super::console::Console;
-use super::{fail, signals};
+use super::group::Group;
+use super::signals;
 
 mod changes;
 mod cursor;
@@ -30,11 +31,11 @@ enum Command {
 impl Usage {
     /// Runs the command.
     pub async fn run(self) -> ExitCode {
-        self.command.run(&mut Console::standard()).await.unwrap_or_else(|message| fail(&message))
+        self.command.run_here().await
     }
 }
 
-impl Command {
+impl Group for Command {
     async fn run(self, console: &mut Console<'_>) -> Result<ExitCode, String> {
         match self {
             Command::List(list) => list.run(console).await,

@@ -9,19 +9,13 @@ use parquet::record::Field;
 use prost_types::Timestamp;
 
 use super::*;
-use crate::cli::scripted::{self, Group, Ran};
+use crate::cli::scripted::{self, Ran};
 use crate::grpc::client::scripted::Answer;
 use crate::grpc::client::scripted::rating::{Script, ScriptedRating, Streams, change, changes, serve};
 use crate::proto::*;
 use crate::service::Error;
 
 mod copies;
-
-impl Group for Command {
-    async fn run(self, console: &mut Console<'_>) -> Result<ExitCode, String> {
-        Command::run(self, console).await
-    }
-}
 
 /// Runs `rater usage COMMAND ARGUMENTS`.
 async fn run(script: Script, arguments: &[&str]) -> Ran {

@@ -69,14 +69,7 @@ async fn a_table_has_its_headers_and_filters_are_passed_on() {
 #[tokio::test]
 async fn a_reader_that_has_enough_ends_it_quietly() {
     let rig = Rig::start(BOOK, &[]).await;
-    rig.sql(
-        "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, prompt_tokens, cached_tokens,
-            completion_tokens, billable_prompt_tokens, cost, applied_prompt_rate, applied_cached_rate,
-            applied_completion_rate)
-         SELECT n::text, n::text, 'r', 'm', '2026-06-01T10:00Z', 0, 0, 0, 0, 0, 0, 0, 0
-         FROM generate_series(1, 3000) n",
-    )
-    .await;
+    rig.free_rollups(3_000).await;
     for format in ["json", "csv", "table"] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rater"))
             .args(["usage", "list", "-o", format, "--server", &rig.service.url()])

@@ -120,14 +120,7 @@ async fn a_page_of_long_ids_stays_under_2_mib_and_nothing_is_lost() {
 #[tokio::test]
 async fn a_page_size_past_the_limit_is_clamped() {
     let rig = Rig::start(BOOK, &[]).await;
-    rig.sql(
-        "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, prompt_tokens, cached_tokens,
-            completion_tokens, billable_prompt_tokens, cost, applied_prompt_rate, applied_cached_rate,
-            applied_completion_rate)
-         SELECT n::text, n::text, 'r', 'm', '2026-06-01T10:00Z', 0, 0, 0, 0, 0, 0, 0, 0
-         FROM generate_series(1, 10500) n",
-    )
-    .await;
+    rig.free_rollups(10_500).await;
     let sizes = async |page_size| {
         let mut request = GetRatedUsageRequest { page_size, ..GetRatedUsageRequest::default() };
         let first = page(&rig, request.clone()).await;

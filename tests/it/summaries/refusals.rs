@@ -13,21 +13,10 @@ async fn refused(rig: &Rig, request: Request) -> String {
     wrong_field(rig.client().summarize_rated_usage(request).await)
 }
 
-async fn many_rows(rig: &Rig, rows: u32) {
-    rig.sql(&format!(
-        "INSERT INTO rated_usage (id, auth_id, resource_id, model_id, window_start, prompt_tokens, cached_tokens,
-            completion_tokens, billable_prompt_tokens, event_count, cost, applied_prompt_rate, applied_cached_rate,
-            applied_completion_rate, currency_code)
-         SELECT n::text, n::text, 'r', 'm', '2026-06-01T10:00Z', 0, 0, 0, 0, 1, 0, 0, 0, 0, 'USD'
-         FROM generate_series(1, {rows}) n"
-    ))
-    .await;
-}
-
 #[tokio::test]
 async fn a_page_is_of_1_000_at_most_of_10_000_and_a_top_of_1_000() {
     let rig = Rig::start(BOOK, &[]).await;
-    many_rows(&rig, 10_500).await;
+    rig.free_rollups(10_500).await;
     let size = async |page_size| {
         let page = summarize(&rig, Request { page_size, ..by(&[AUTH]) }).await;
         assert_ne!(page.next_page_token, "");
@@ -73,7 +62,7 @@ async fn a_top_that_no_message_holds_is_refused_and_not_cut() {
 #[tokio::test]
 async fn a_token_is_good_for_its_filter_and_its_dimensions_alone() {
     let rig = Rig::start(BOOK, &[]).await;
-    many_rows(&rig, 9).await;
+    rig.free_rollups(9).await;
     let first = Request { page_size: 2, ..by(&[AUTH, DAY]) };
     let page_token = summarize(&rig, first.clone()).await.next_page_token;
     let first = Request { page_token: page_token.clone(), ..first };
@@ -137,7 +126,7 @@ async fn what_no_summary_can_be_is_refused_by_field() {
 #[tokio::test]
 async fn a_sum_of_tokens_that_no_message_holds_is_an_error_and_not_a_wrong_number() {
     let rig = Rig::start(BOOK, &[]).await;
-    many_rows(&rig, 2).await;
+    rig.free_rollups(2).await;
     rig.sql("UPDATE rated_usage SET prompt_tokens = 9223372036854775807").await;
     let failure = Failure::from(rig.client().summarize_rated_usage(by(&[])).await.unwrap_err());
     assert_eq!(
