@@ -121,10 +121,27 @@ impl Plan {
         match deed {
             Deed::Cut => {}
             Deed::Kill(pid) => signal(pid, Signal::SIGKILL),
-            Deed::Stop(pid) => signal(pid, Signal::SIGSTOP),
+            Deed::Stop(pid) => {
+                signal(pid, Signal::SIGSTOP);
+                until_still(pid);
+            }
         }
         *self.armed.lock().unwrap() = None;
         matches!(deed, Deed::Stop(_))
+    }
+}
+
+/// Until every thread of a process has stopped. The signal reaches one of them, and only then the
+/// others: one that runs on could still take an answer and commit.
+fn until_still(pid: u32) {
+    let still = |task: &std::path::Path| {
+        // The state follows the name, which ends with the last bracket.
+        let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    };
+    let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    while !tasks().all(|task| still(&task.path())) {
+        std::thread::yield_now();
     }
 }
 
@@ -141,6 +158,9 @@ struct Answer {
 }
 
 async fn relay(client: TcpStream, server: TcpStream, plan: Arc<Plan>) -> std::io::Result<()> {
+    // Or each small message waits 40 ms for the last one's acknowledgement.
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
     let (from_client, mut to_client) = client.into_split();
     let (mut from_server, to_server) = server.into_split();
     let answer = Arc::new(Answer::default());
