@@ -16,7 +16,8 @@
 //! - [`cli`]: one file a command.
 //! - [`admin`]: metrics, health and readiness over HTTP.
 //! - [`metrics`], [`telemetry`]: what is counted and how it is logged; nothing of ours inside.
-//! - [`proto`]: the generated contract, seen by `grpc` and `cli` alone.
+//! - [`proto`], [`proto_json`]: the generated contract and its JSON, seen by `grpc`, `forwarder`
+//!   and `cli` alone.
 //!
 //! The invariants R1 to R15 are listed in ARCHITECTURE.md with the place that enforces each.
 
@@ -27,6 +28,7 @@ pub mod embedded_postgres;
 pub mod grpc;
 pub mod metrics;
 pub mod proto;
+pub mod proto_json;
 pub mod service;
 pub mod store;
 pub mod telemetry;

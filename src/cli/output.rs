@@ -5,13 +5,12 @@
 //! says. Nothing here writes to a stream: that is the command's.
 
 use std::io::IsTerminal;
-use std::sync::LazyLock;
 
 use comfy_table::{CellAlignment, Table, presets};
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 
-use crate::proto::DESCRIPTOR_SET;
+pub use crate::domain::text::printable;
+pub use crate::proto_json::{descriptor, json_line};
 
 /// How a command prints its result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -23,26 +22,6 @@ pub enum Format {
     Json,
     /// With a line of headers
     Csv,
-}
-
-/// The descriptor of a message of the contract, by its full name (`rating.v1.Run`).
-pub fn descriptor(full_name: &str) -> Option<MessageDescriptor> {
-    static POOL: LazyLock<Option<DescriptorPool>> =
-        LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR_SET).ok());
-    POOL.as_ref()?.get_message_by_name(full_name)
-}
-
-/// A message as one line of proto3 JSON, without the line's end. It fails only when
-/// `full_name` isn't the message's own.
-pub fn json_line<M: Message>(full_name: &str, message: &M) -> Result<String, String> {
-    let descriptor =
-        descriptor(full_name).ok_or_else(|| format!("the contract has no message {full_name}"))?;
-    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
-        .map_err(|error| format!("{full_name}: {error}"))?;
-    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
-    let mut json = serde_json::Serializer::new(Vec::new());
-    dynamic.serialize_with_options(&mut json, &options).map_err(|error| format!("{full_name}: {error}"))?;
-    String::from_utf8(json.into_inner()).map_err(|error| format!("{full_name}: {error}"))
 }
 
 /// A table, without the last line's end. Columns of numbers are aligned to the right. Lines
@@ -124,19 +103,6 @@ pub fn page<M: Message>(
         Format::Table if first || !messages.is_empty() => Ok(table(headers, &rows()) + "\n"),
         Format::Table => Ok(String::new()),
     }
-}
-
-/// Text from elsewhere without control characters, which could break a line or steer a
-/// terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() {
-            out.extend(c.escape_debug())
-        } else {
-            out.push(c)
-        }
-        out
-    })
 }
 
 /// A plain decimal, perhaps with a sign, or nothing, which aligns with anything.

@@ -1,19 +1,13 @@
 //! NDJSON of `BillingEvent`, read batch by batch: however long the input, one batch and one
 //! line of it are in memory.
 //!
-//! A line is an event in proto3's JSON mapping, with the proto's field names or their
-//! lowerCamelCase forms. It refuses what it can't take literally: unknown fields, a field
-//! that stands twice, more than one value on a line, a line past [`MAX_LINE_BYTES`].
-
-use std::fmt;
+//! A line is an event as [`crate::proto_json::event`] takes it, of at most [`MAX_LINE_BYTES`].
 
 use prost::Message;
-use prost_reflect::{DynamicMessage, MessageDescriptor};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-use crate::cli::output::{descriptor, printable};
 use crate::proto::BillingEvent;
+use crate::proto_json::event;
 
 /// Far above any event that could be stored, however it is escaped.
 const MAX_LINE_BYTES: usize = 256 * 1024;
@@ -26,7 +20,6 @@ const FULL_BATCH_BYTES: usize = 2 * 1024 * 1024 - MAX_LINE_BYTES;
 pub struct Input<R> {
     reader: R,
     line: u64,
-    event: MessageDescriptor,
 }
 
 /// Events that go together, and the lines (from 1) that they stand on.
@@ -49,9 +42,8 @@ pub struct InputError {
 
 impl<R: AsyncBufRead + Unpin> Input<R> {
     /// Reads from `reader`.
-    pub fn new(reader: R) -> Result<Input<R>, String> {
-        let event = descriptor("rating.v1.BillingEvent").ok_or("the contract has no BillingEvent")?;
-        Ok(Input { reader, line: 0, event })
+    pub fn new(reader: R) -> Input<R> {
+        Input { reader, line: 0 }
     }
 
     /// Up to `size` events; fewer at the end and where they are large; none after it.
@@ -62,7 +54,7 @@ impl<R: AsyncBufRead + Unpin> Input<R> {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let event = self.parse(&line).map_err(|what| self.error(what))?;
+            let event = event(&line).map_err(|what| self.error(what))?;
             // The tag and the length in front of it take up to 5 bytes.
             bytes += event.encoded_len() + 5;
             batch.events.push(event);
@@ -99,67 +91,6 @@ impl<R: AsyncBufRead + Unpin> Input<R> {
                 return Ok(true);
             }
         }
-    }
-
-    fn parse(&self, line: &[u8]) -> Result<BillingEvent, String> {
-        let Names(names) = serde_json::from_slice(line).map_err(|error| describe(&error))?;
-        let mut seen = Vec::with_capacity(names.len());
-        for name in &names {
-            let field =
-                self.event.get_field_by_json_name(name).or_else(|| self.event.get_field_by_name(name));
-            let Some(field) = field else {
-                return Err(format!(
-                    "there is no field \"{}\"; write it as the contract does, or leave it out",
-                    short(name)
-                ));
-            };
-            if seen.contains(&field.number()) {
-                return Err(format!("\"{}\" stands twice; keep one of them", field.name()));
-            }
-            seen.push(field.number());
-        }
-        let mut json = serde_json::Deserializer::from_slice(line);
-        let message =
-            DynamicMessage::deserialize(self.event.clone(), &mut json).map_err(|error| describe(&error))?;
-        message.transcode_to().map_err(|error| error.to_string())
-    }
-}
-
-/// Its column and what is wrong, without the line, which is always the first for the parser.
-fn describe(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let what = short(text.strip_suffix(&place).unwrap_or(&text));
-    format!("column {}: {what}; write one JSON object with the fields of BillingEvent", error.column())
-}
-
-/// Fit for a message, whatever the input holds.
-fn short(text: &str) -> String {
-    printable(&text.chars().take(120).collect::<String>())
-}
-
-/// The names in one JSON object, all of them: a parser into a message keeps the last of two.
-struct Names(Vec<String>);
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Names, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Names;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
-                let mut names = Vec::new();
-                while let Some((name, IgnoredAny)) = map.next_entry()? {
-                    names.push(name);
-                }
-                Ok(Names(names))
-            }
-        }
-        deserializer.deserialize_map(Object)
     }
 }
 

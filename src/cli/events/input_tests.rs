@@ -5,7 +5,7 @@ use crate::proto::RecordEventsRequest;
 
 async fn read(text: &[u8], size: usize) -> Result<Vec<Batch>, InputError> {
     // A small buffer, so that lines span several fills.
-    let mut input = Input::new(tokio::io::BufReader::with_capacity(16, text)).expect("the contract");
+    let mut input = Input::new(tokio::io::BufReader::with_capacity(16, text));
     let mut batches = Vec::new();
     loop {
         let batch = input.batch(size).await?;
@@ -75,7 +75,7 @@ async fn a_bad_line_is_named_with_what_to_do() {
 
 #[tokio::test]
 async fn a_line_without_an_end_is_refused_and_not_read_to_the_end() {
-    let mut input = Input::new(tokio::io::BufReader::new(tokio::io::repeat(b'x'))).expect("the contract");
+    let mut input = Input::new(tokio::io::BufReader::new(tokio::io::repeat(b'x')));
     let error = input.batch(10).await.expect_err("endless");
     assert!(error.what.contains("put one event on a line"), "{}", error.what);
 }

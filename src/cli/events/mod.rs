@@ -113,7 +113,7 @@ impl Send {
             keep_rejected: self.client.output == Format::Json,
             console,
         };
-        let complete = sending.all(self, Input::new(input)?, EventSender::new(channel, self.retry_for)).await;
+        let complete = sending.all(self, Input::new(input), EventSender::new(channel, self.retry_for)).await;
         let text = summary(self.client.output, &sending.totals, sending.rejected)?;
         sending.console.print(&text)?;
         Ok(complete && sending.rejected == 0)

@@ -18,15 +18,30 @@ const LAYERS: &[Layer] = &[
         without: &["sqlx", "tonic", "prost"],
     },
     Layer { name: "grpc", ours: &["grpc", "service", "domain", "proto", "metrics"], without: &["sqlx"] },
+    Layer { name: "spool", ours: &["spool", "domain"], without: &["sqlx", "tonic", "prost"] },
+    Layer {
+        name: "dead_letters",
+        ours: &["dead_letters", "domain"],
+        without: &["sqlx", "tonic", "prost", "tokio"],
+    },
+    Layer {
+        name: "forwarder",
+        ours: &["forwarder", "spool", "dead_letters", "grpc", "proto", "proto_json", "domain"],
+        without: &["sqlx", "tonic"],
+    },
     Layer {
         name: "cli",
         ours: &[
             "cli",
+            "forwarder",
+            "spool",
+            "dead_letters",
             "grpc",
             "service",
             "store",
             "domain",
             "proto",
+            "proto_json",
             "embedded_postgres",
             "admin",
             "metrics",
@@ -38,6 +53,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "metrics", ours: &["metrics"], without: &["sqlx", "tonic", "prost", "tokio"] },
     Layer { name: "telemetry", ours: &["telemetry"], without: &["sqlx", "tonic", "prost", "tokio"] },
     Layer { name: "proto", ours: &[], without: &["sqlx", "tokio"] },
+    Layer { name: "proto_json", ours: &["proto", "domain"], without: &["sqlx", "tonic", "tokio"] },
     Layer {
         name: "embedded_postgres",
         ours: &["embedded_postgres"],
