@@ -32,5 +32,6 @@ pub mod metrics;
 pub mod proto;
 pub mod proto_json;
 pub mod service;
+pub mod spool;
 pub mod store;
 pub mod telemetry;
