@@ -27,6 +27,7 @@ pub mod cli;
 pub mod dead_letters;
 pub mod domain;
 pub mod embedded_postgres;
+pub mod forwarder;
 pub mod grpc;
 pub mod metrics;
 pub mod proto;
