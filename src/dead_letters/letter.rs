@@ -1,6 +1,5 @@
 //! What a letter holds.
 
-#![allow(dead_code, unused_imports)]
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -45,6 +44,17 @@ impl Content {
         };
         let digest = Sha256::new().chain_update(kind).chain_update([0]).chain_update(text).finalize();
         hex::encode(&digest[..16])
+    }
+
+    /// As it can be written and read again: JSON that no parser would take back (nested too
+    /// deep, a number past all precision) is kept as text.
+    pub(super) fn kept(self) -> Content {
+        let Content::Event(event) = &self else { return self };
+        let text = canonical(event);
+        match serde_json::from_str::<Value>(&text) {
+            Ok(again) if again == *event => self,
+            _ => Content::Line(text),
+        }
     }
 
     /// An event's `request_id`, as far as it has one.
@@ -105,11 +115,12 @@ pub struct Attempt {
 }
 
 /// Something that was refused, and how often.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Letter {
     /// Made of its content: 32 hex digits.
     pub id: String,
     /// What was refused.
+    #[serde(flatten)]
     pub content: Content,
     /// When it was refused first.
     pub first_at: DateTime<Utc>,
@@ -123,4 +134,68 @@ pub struct Letter {
     pub mended_from: Option<String>,
     /// The last [`HISTORY`] attempts, oldest first.
     pub history: Vec<Attempt>,
+}
+
+impl Refused {
+    /// The same as a letter's attempt. Times are kept to the microsecond.
+    fn attempt(self, at: DateTime<Utc>) -> Attempt {
+        let kept = |text: String| cut(&text, MAX_TEXT_BYTES).to_owned();
+        Attempt {
+            at: at.trunc_subsecs(6),
+            code: kept(self.code),
+            field: kept(self.field),
+            reason: kept(self.reason),
+            message: kept(self.message),
+        }
+    }
+}
+
+impl Letter {
+    /// What was refused for the first time.
+    pub(super) fn first(refused: Refused, at: DateTime<Utc>) -> Letter {
+        let (content, spooled_at) = (refused.content.clone().kept(), refused.spooled_at);
+        let attempt = refused.attempt(at);
+        Letter {
+            id: content.id(),
+            content,
+            first_at: attempt.at,
+            last_at: attempt.at,
+            tries: 1,
+            spooled_at: spooled_at.map(|at| at.trunc_subsecs(6)),
+            mended_from: None,
+            history: vec![attempt],
+        }
+    }
+
+    /// Refused once more, or the same letter from elsewhere.
+    pub(super) fn joined(self, other: Letter) -> Letter {
+        let mut history = [self.history, other.history].concat();
+        history.sort_by_key(|attempt| attempt.at);
+        history.drain(..history.len().saturating_sub(HISTORY));
+        Letter {
+            first_at: self.first_at.min(other.first_at),
+            last_at: self.last_at.max(other.last_at),
+            tries: self.tries.saturating_add(other.tries),
+            spooled_at: self.spooled_at.into_iter().chain(other.spooled_at).min(),
+            mended_from: self.mended_from.or(other.mended_from),
+            history,
+            ..self
+        }
+    }
+
+    /// With another content, and everything that has happened.
+    pub(super) fn mended(self, content: Content) -> Letter {
+        Letter { id: content.id(), content, mended_from: Some(self.id), ..self }
+    }
+
+    /// Whether the other letter has become this one already: mending was cut off before its end.
+    pub(super) fn was(&self, other: &Letter) -> bool {
+        let holds = |attempt| self.history.len() == HISTORY || self.history.contains(attempt);
+        self.mended_from.as_ref() == Some(&other.id) && other.last().is_none_or(holds)
+    }
+
+    /// The last attempt; every letter has one.
+    pub fn last(&self) -> Option<&Attempt> {
+        self.history.last()
+    }
 }
