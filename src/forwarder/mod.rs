@@ -26,7 +26,7 @@
 //! forwarder.append_json(br#"{"request_id":"8b1d","prompt_tokens":7}"#).await?;
 //! println!("{} events wait", forwarder.seen().depth.events);
 //!
-//! forwarder.close().await; // takes no more; `stop.cancel()` would leave the rest in the spool
+//! forwarder.close(); // takes no more; `stop.cancel()` would leave the rest in the spool
 //! let seen = shipping.await?; // everything is shipped
 //! assert_eq!(seen.depth.events, 0);
 //! # Ok(())
@@ -36,13 +36,11 @@
 //! Its place in the flow: `append` → [`crate::spool`] → `ship` → RecordEvents, or
 //! [`crate::dead_letters`]. `sockets` is the same for producers in other processes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use tokio::sync::RwLock;
-use tokio_util::sync::CancellationToken;
 
 pub mod answers;
 mod backoff;
@@ -117,13 +115,10 @@ pub enum AppendError {
 /// The side that takes events in. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Forwarder {
-    spool: Spool,
+    dir: PathBuf,
     letters: DeadLetters,
     book: Arc<seen::Book>,
     watch: Arc<watch::Watch>,
-    /// Held by each append, and by whoever closes.
-    gate: Arc<RwLock<()>>,
-    closed: CancellationToken,
 }
 
 impl Forwarder {
@@ -143,12 +138,10 @@ impl Forwarder {
         let (spool, consumer, saved) =
             opened.await.unwrap_or_else(|lost| std::panic::resume_unwind(lost.into_panic()))?;
         let forwarder = Forwarder {
+            dir: dir.to_path_buf(),
             letters: DeadLetters::of(dir),
-            book: Arc::new(seen::Book::new(Some(spool.clone()), saved)),
-            spool,
+            book: Arc::new(seen::Book::new(Some(spool), saved)),
             watch: Arc::new(watch::Watch::new(options.alert_age)),
-            gate: Arc::default(),
-            closed: CancellationToken::new(),
         };
         let shipping = Shipping::new(forwarder.clone(), consumer, channel, options.batch_size);
         Ok((forwarder, shipping))
@@ -183,15 +176,14 @@ impl Forwarder {
 
     /// Takes encoded events in. What is refused here is counted by whoever tells the producer.
     pub async fn take(&self, payloads: Vec<Vec<u8>>, timeless: bool) -> Result<(), AppendError> {
-        let _open = self.gate.read().await;
-        if self.closed.is_cancelled() {
+        let Some(spool) = self.book.spool() else {
             return Err(AppendError::Spool(spool::AppendError::Closed));
-        }
+        };
         let count = payloads.len();
         if count == 0 {
             return Ok(());
         }
-        match self.spool.append(payloads).await {
+        match spool.append(payloads).await {
             Ok(()) => {
                 self.book.spooled(count);
                 self.watch.intake_works();
@@ -222,11 +214,10 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Takes no more from now on, and returns when what was on its way is on the disk. Shipping
-    /// ends when everything is shipped.
-    pub async fn close(&self) {
-        let _alone = self.gate.write().await;
-        self.closed.cancel();
+    /// Takes no more from now on. Shipping ends when all that was taken is shipped, and what is
+    /// on its way to the disk, too.
+    pub fn close(&self) {
+        self.book.close();
     }
 
     /// What there is to see now. No I/O.

@@ -106,7 +106,10 @@ struct Counted {
 /// Where everything is counted.
 #[derive(Debug)]
 pub(super) struct Book {
-    spool: Option<Spool>,
+    /// None once it is closed.
+    spool: Mutex<Option<Spool>>,
+    /// What the spool held when it was looked at last, after it was closed.
+    left: Mutex<Depth>,
     before: Counts,
     counted: Mutex<Counted>,
     saved: Mutex<Option<Saved>>,
@@ -117,7 +120,13 @@ impl Book {
     pub fn new(spool: Option<Spool>, saved: Saved) -> Book {
         let Saved { ever: before, last_error, last_shipped_at, .. } = saved;
         let counted = Counted { last_error, last_shipped_at, ..Counted::default() };
-        Book { spool, before, counted: Mutex::new(counted), saved: Mutex::default() }
+        Book {
+            spool: Mutex::new(spool),
+            left: Mutex::default(),
+            before,
+            counted: Mutex::new(counted),
+            saved: Mutex::default(),
+        }
     }
 
     pub fn spooled(&self, events: usize) {
@@ -154,8 +163,27 @@ impl Book {
         self.lock().dead_letters = count;
     }
 
+    /// The spool, unless it was closed. Whoever holds it keeps it open.
+    pub fn spool(&self) -> Option<Spool> {
+        locked(&self.spool).clone()
+    }
+
+    /// Nobody gets the spool any more.
+    pub fn close(&self) {
+        let spool = locked(&self.spool).take();
+        if let Some(spool) = spool {
+            self.left(spool.depth());
+        }
+    }
+
+    /// What the spool holds now.
+    pub fn left(&self, depth: Depth) {
+        *locked(&self.left) = depth;
+    }
+
     pub fn depth(&self) -> Depth {
-        self.spool.as_ref().map(Spool::depth).unwrap_or_default()
+        let open = self.spool().map(|spool| spool.depth());
+        open.unwrap_or_else(|| locked(&self.left).clone())
     }
 
     pub fn seen(&self) -> Seen {
@@ -182,17 +210,21 @@ impl Book {
 
     /// Whether it is written down already.
     pub fn is_saved(&self, saved: &Saved) -> bool {
-        self.saved.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(saved)
+        locked(&self.saved).as_ref() == Some(saved)
     }
 
     /// It is.
     pub fn was_saved(&self, saved: Saved) {
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        *locked(&self.saved) = Some(saved);
     }
 
     fn lock(&self) -> MutexGuard<'_, Counted> {
-        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.counted)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wide(count: usize) -> u64 {

@@ -57,7 +57,7 @@ impl Shipping {
             batch_size,
             pauses,
         };
-        let shipper = Shipper::new(Drain { consumer, forwarder: forwarder.clone() }, way);
+        let shipper = Shipper::new(Open { consumer, forwarder: forwarder.clone() }, way);
         let housekeeping = async {
             loop {
                 look(&forwarder).await;
@@ -76,7 +76,7 @@ impl Shipping {
 
 /// Looks at what only time shows, and writes down what was counted.
 async fn look(forwarder: &Forwarder) {
-    let (letters, dir) = (forwarder.letters.clone(), forwarder.spool.dir().to_path_buf());
+    let (letters, dir) = (forwarder.letters.clone(), forwarder.dir.clone());
     let count = tokio::task::spawn_blocking(move || letters.count()).await;
     if let Ok(Ok(count)) = count {
         forwarder.book.letters(count);
@@ -94,29 +94,22 @@ async fn look(forwarder: &Forwarder) {
     }
 }
 
-/// The spool's records, until the forwarder is closed and there are no more.
-struct Drain {
+/// The spool, whose depth is known here also when it is closed.
+struct Open {
     consumer: Consumer,
     forwarder: Forwarder,
 }
 
-impl Source for Drain {
+impl Source for Open {
     async fn peek(&mut self, records: usize, bytes: usize) -> Result<Vec<Record>, Error> {
-        let Forwarder { closed, spool, .. } = &self.forwarder;
-        let drained = async {
-            closed.cancelled().await;
-            while spool.depth().events > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            peeked = self.consumer.peek(records, bytes) => peeked,
-            () = drained => Ok(Vec::new()),
-        }
+        let peeked = self.consumer.peek(records, bytes).await;
+        self.forwarder.book.left(self.consumer.depth());
+        peeked
     }
 
     async fn done(&mut self, count: usize) -> Result<(), Error> {
-        self.consumer.done(count).await
+        let done = self.consumer.done(count).await;
+        self.forwarder.book.left(self.consumer.depth());
+        done
     }
 }

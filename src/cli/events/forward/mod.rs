@@ -182,7 +182,7 @@ impl Forward {
             // A socket serves until it is told to stop.
             drop(serving.await);
         }
-        forwarder.close().await;
+        forwarder.close();
         let seen = match shipping.await {
             Ok(seen) => seen,
             Err(lost) => std::panic::resume_unwind(lost.into_panic()),
