@@ -1,15 +1,50 @@
-//! A durable queue of records in a folder: what was appended is on disk before it is promised,
-//! and stays until somebody says it is taken care of.
+//! A durable queue of records in a folder: what was appended is on disk before it is promised, and
+//! stays until somebody says that it is taken care of.
+//!
+//! Promises: an acknowledged record is given out, in order, until it is done, whatever crashes in
+//! between and however often; one that was not acknowledged is given out at most once. No bytes are
+//! given out that were not appended. Nothing is ever evicted: a full spool takes nothing more.
+//! Damage costs the records that it hit and no others, and is told.
+//!
+//! One process has it at a time ([`Spool::open`]); any may look ([`inspect`], [`retained`]). Files
+//! only: what the records are is the forwarder's business.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+use std::{io, thread};
 
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+mod checkpoint;
+mod consumer;
+mod disk;
 mod error;
+mod frame;
+mod inspect;
+mod layout;
+mod recovery;
+mod retained;
+mod scan;
+mod shared;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod writer;
 
+use consumer::Reader;
+use disk::{Disk, RealDisk};
 pub use error::{AppendError, Error};
+use shared::Shared;
+use writer::{Call, GROUP};
 
 /// The longest record.
 pub const MAX_RECORD: usize = 4 * 1024 * 1024;
+/// Bytes and calls that may be on their way to the disk; more wait.
+const ROOM: usize = 2 * GROUP;
+const CALLS: usize = 1024;
+/// How often kept segments are looked at while nothing happens.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 
 /// How a spool is kept.
 #[derive(Debug, Clone)]
@@ -33,32 +68,59 @@ impl Default for Options {
 /// and the [`Consumer`] are gone.
 #[derive(Debug, Clone)]
 pub struct Spool {
-    dir: PathBuf,
+    shared: Arc<Shared>,
+    calls: mpsc::Sender<Call>,
+    /// Bytes that may be on their way to the disk.
+    room: Arc<Semaphore>,
 }
 
 impl Spool {
     /// Opens the spool in `dir`, creating it when it is missing: takes its lock (waiting a second
     /// for those who only look), recovers what is there, and starts the writer. Blocks.
     pub fn open(dir: &Path, options: Options) -> Result<(Spool, Consumer), Error> {
-        let _ = options;
-        Err(Error::NotASpool { dir: dir.to_path_buf() })
+        Spool::open_on(Arc::new(RealDisk), dir, options)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<(Spool, Consumer), Error> {
+        let (writer, reader) = recovery::open(disk, dir, options)?;
+        let shared = reader.shared().clone();
+        let (calls, waiting) = mpsc::channel(CALLS);
+        thread::Builder::new()
+            .name("spool".into())
+            .spawn(move || writer::run(writer, waiting))
+            .map_err(Error::io("start the writer of", dir))?;
+        let consumer = Consumer { shared: shared.clone(), reader: Arc::new(Mutex::new(reader)) };
+        Ok((Spool { shared, calls, room: Arc::new(Semaphore::new(ROOM)) }, consumer))
     }
 
     /// Resolves when every record is on disk, in order and with none of another call in between;
     /// on an error none of them is promised. Waits while too much is on its way already.
     pub async fn append(&self, records: Vec<Vec<u8>>) -> Result<(), AppendError> {
-        let _ = records;
-        Err(AppendError::Closed)
+        if records.is_empty() {
+            return Ok(());
+        }
+        for (index, record) in records.iter().enumerate() {
+            if record.len() > MAX_RECORD {
+                return Err(AppendError::TooLong { index, bytes: record.len(), max_bytes: MAX_RECORD });
+            }
+        }
+        // A call that is larger than all the room goes alone.
+        let bytes = usize::try_from(writer::size(&records)).unwrap_or(ROOM).min(ROOM) as u32;
+        let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| AppendError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        let call = Call { records, answer, _room: room };
+        self.calls.send(call).await.map_err(|_| AppendError::Closed)?;
+        answered.await.unwrap_or(Err(AppendError::Closed))
     }
 
     /// What the spool holds, without I/O.
     pub fn depth(&self) -> Depth {
-        Depth::default()
+        self.shared.depth()
     }
 
     /// The spool's folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.shared.layout.root
     }
 }
 
@@ -99,7 +161,8 @@ pub struct Record {
 /// The side that takes records out; a spool has exactly one.
 #[derive(Debug)]
 pub struct Consumer {
-    _private: (),
+    shared: Arc<Shared>,
+    reader: Arc<Mutex<Reader>>,
 }
 
 impl Consumer {
@@ -107,14 +170,35 @@ impl Consumer {
     /// about `bytes` at most. Without [`Consumer::done`] in between they are the same again. Empty
     /// only when the spool is closed (all clones of [`Spool`] are gone) and drained.
     pub async fn peek(&mut self, records: usize, bytes: usize) -> Result<Vec<Record>, Error> {
-        let _ = (records, bytes);
-        Ok(Vec::new())
+        loop {
+            // Asked before the look, or what is appended in between would be missed.
+            let closed = self.shared.state().closed;
+            let found = self.blocking(move |reader| reader.peek(records, bytes)).await?;
+            if !found.is_empty() || closed {
+                return Ok(found);
+            }
+            let changed = tokio::time::timeout(TIDY_EVERY, self.shared.changed.notified()).await;
+            if changed.is_err() {
+                self.blocking(|reader| Ok(reader.tidy())).await?;
+            }
+        }
     }
 
     /// The first `count` records of the last `peek` are taken care of, whatever happens next. Once
     /// for each `peek`; after an error it can be tried again.
     pub async fn done(&mut self, count: usize) -> Result<(), Error> {
-        Err(Error::NotPeeked { count, peeked: 0 })
+        self.blocking(move |reader| reader.done(count)).await
+    }
+
+    /// Works to its end when the future is dropped, and the next call waits for it.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Reader) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let reader = self.reader.clone();
+        let task = move || work(&mut reader.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = tokio::task::spawn_blocking(task).await;
+        ended.map_err(io::Error::other).map_err(Error::io("read", &self.shared.layout.root))?
     }
 }
 
@@ -129,7 +213,7 @@ pub struct Inspection {
 
 /// Looks at the spool in `dir` and changes nothing, whether it is in use or not. Blocks.
 pub fn inspect(dir: &Path) -> Result<Inspection, Error> {
-    Err(Error::NotASpool { dir: dir.to_path_buf() })
+    inspect::inspect(&RealDisk, dir)
 }
 
 /// What was shipped and is still kept, in order, as far as it was appended at `since` or after.
@@ -138,6 +222,5 @@ pub fn retained(
     dir: &Path,
     since: Option<SystemTime>,
 ) -> Result<impl Iterator<Item = Result<Record, Error>> + use<>, Error> {
-    let _ = since;
-    Err::<std::iter::Empty<_>, _>(Error::NotASpool { dir: dir.to_path_buf() })
+    retained::retained(Arc::new(RealDisk), dir, since)
 }
