@@ -1,4 +1,4 @@
--- Stores the events of one batch that are not stored yet, and returns their ids.
+-- Stores the events of one batch that are not stored yet, the first of each id, and returns their ids.
 -- Rows are taken in one order everywhere ("C", whatever the database's collation), so that
 -- batches which overlap wait for each other and never in a circle.
 INSERT INTO billing_event (
@@ -13,10 +13,11 @@ FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
     $9::text[], $10::int[], $11::int[], $12::int[], $13::text[], $14::text[], $15::bool[],
     $16::timestamptz[]
-) AS e (
+) WITH ORDINALITY AS e (
     request_id, auth_id, user_id, group_id, resource_id, resource_type, model, base_model, adapter,
-    prompt_tokens, cached_tokens, completion_tokens, finish_reason, gpu_type, aborted, event_ts
+    prompt_tokens, cached_tokens, completion_tokens, finish_reason, gpu_type, aborted, event_ts,
+    position
 )
-ORDER BY e.request_id COLLATE "C"
+ORDER BY e.request_id COLLATE "C", e.position
 ON CONFLICT (request_id) DO NOTHING
 RETURNING request_id
