@@ -10,6 +10,9 @@ use sqlx::PgPool;
 
 use crate::harness::{self, TestDb};
 
+mod admission;
+mod bad_input;
+mod call;
 mod conflicts;
 mod content;
 mod model;
