@@ -25,9 +25,9 @@ use crate::domain::event::Event;
 use failure::Failure;
 use statements::{compare, insert};
 
-/// For each of the two statements. 10,000 events take well under a second; what takes longer
-/// waits for another writer of the same ids.
-const STATEMENT_TIMEOUT: &str = "20s";
+/// In one go. 10,000 events take well under a second; a statement that takes longer waits for
+/// another writer of the same ids.
+const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = '20s'";
 
 /// How often a batch is tried whose ids vanish under it, or that another writer, who takes
 /// rows in another order than ours, drew into a deadlock.
@@ -106,14 +106,14 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     /// None when an id was neither inserted nor found.
     async fn run(&self, db: &Db) -> Result<Option<Vec<Fate>>, Failure> {
-        let mut transaction = db.pool.begin().await?;
-        sqlx::query_scalar!("SELECT set_config('statement_timeout', $1, true)", STATEMENT_TIMEOUT)
-            .fetch_one(&mut *transaction)
-            .await?;
+        let mut transaction = db.pool.begin_with(BEGIN).await?;
         let inserted = if self.searching {
             search::insert_each(&mut transaction, self.events, self.on_conflict).await?
         } else {
-            let ids = insert(&mut transaction, self.events).await?;
+            let Some(ids) = insert(&mut transaction, self.events).await? else {
+                transaction.commit().await.map_err(Failure::at_commit)?;
+                return Ok(Some(vec![Fate::Stored; self.events.len()]));
+            };
             Inserted { ids, ..Inserted::default() }
         };
         let fates = self.fates(&mut transaction, &inserted).await?;

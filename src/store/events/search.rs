@@ -86,7 +86,7 @@ async fn attempt(
     }
     say(transaction, "SAVEPOINT part").await?;
     let (end, tried) = match insert(transaction, part.iter().map(|&at| &events[at])).await {
-        Ok(ids) => ("RELEASE part", Ok(ids)),
+        Ok(ids) => ("RELEASE part", Ok(ids.unwrap_or_else(|| all(events, part)))),
         Err(error) => match error.into() {
             Failure::Row(broken) => ("ROLLBACK TO part; RELEASE part", Err(broken)),
             other => return Err(other),
@@ -94,6 +94,10 @@ async fn attempt(
     };
     say(transaction, end).await?;
     Ok(tried)
+}
+
+fn all(events: &[Event], part: &[usize]) -> HashSet<String> {
+    part.iter().map(|&at| events[at].request_id.clone()).collect()
 }
 
 async fn say(transaction: &mut Transaction<'_, Postgres>, sql: &'static str) -> Result<(), Failure> {

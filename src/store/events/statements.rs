@@ -8,14 +8,15 @@ use sqlx::{Postgres, Transaction};
 use super::{Fate, same};
 use crate::domain::event::Event;
 
-/// Statement 1: the ids that were inserted. Of events with the same id the first one is.
+/// Statement 1: the ids that were inserted, unless all events were. Of events with the same id the
+/// first one is.
 pub(super) async fn insert<'a>(
     transaction: &mut Transaction<'_, Postgres>,
     events: impl IntoIterator<Item = &'a Event>,
-) -> sqlx::Result<HashSet<String>> {
+) -> sqlx::Result<Option<HashSet<String>>> {
     let c = Columns::of(events);
     // Not query_file_scalar!, which does not notice that its file has changed.
-    let rows = sqlx::query_file!(
+    let row = sqlx::query_file!(
         "src/store/sql/insert_events.sql",
         &c.request_id as _,
         &c.auth_id as _,
@@ -34,9 +35,9 @@ pub(super) async fn insert<'a>(
         &c.aborted,
         &c.event_time as _,
     )
-    .fetch_all(&mut **transaction)
+    .fetch_one(&mut **transaction)
     .await?;
-    Ok(rows.into_iter().map(|row| row.request_id).collect())
+    Ok(row.inserted.map(|ids| ids.into_iter().collect()))
 }
 
 /// Statement 2: for those of the events whose ids are stored, their position among them and

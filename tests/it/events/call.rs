@@ -57,7 +57,8 @@ pub async fn send(channel: &Channel, sent: Sent) -> Result<RecordEventsResponse,
     }
     let request = request.body(tonic::body::Body::new(body(sent))).unwrap();
     std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
-    let (head, mut body) = channel.call(request).await.unwrap().into_parts();
+    let answer = tokio::time::timeout(Duration::from_secs(60), channel.call(request));
+    let (head, mut body) = answer.await.expect("an answer within a minute").unwrap().into_parts();
     let (mut headers, mut data) = (head.headers, Vec::new());
     loop {
         let next = std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context)).await;
