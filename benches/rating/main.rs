@@ -6,17 +6,20 @@
 //! aggregate of the same events, which is the least that any rating must do. Then it lets an
 //! optimised build of the service rate windows of 1 hour, 24 hours and 30 days, and prints its
 //! largest memory; and reads a million rows through it, against `psql`'s `\copy` of the same rows.
+//! Then it takes events in through RecordEvents, against `COPY` of the same rows.
 //! Last, the service rates 90 days: whether its chunks take as long in the end as in the beginning,
 //! how long the calls of others take beside it and without it, and how soon a follower hears of
 //! what it changes.
 //!
-//! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try.
+//! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try, and with
+//! `cargo bench --bench rating -- intake` the intake is measured alone.
 
 #![allow(missing_docs, clippy::float_arithmetic)]
 
 mod backfill;
 mod bulk;
 mod data;
+mod intake;
 mod lag;
 mod memory;
 mod pace;
@@ -44,8 +47,11 @@ fn main() -> Outcome<()> {
     let events = number("RATER_BENCH_EVENTS", FULL)?;
     let rounds = number("RATER_BENCH_ROUNDS", 7)?.max(1);
     let dir = tempfile::Builder::new().prefix("rater-bench-").tempdir()?;
-    let postgres = start(dir.path())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if std::env::args().any(|argument| argument == "intake") {
+        return runtime.block_on(intake::measure(dir.path(), events >= FULL, rounds));
+    }
+    let postgres = start(dir.path())?;
     let result = runtime.block_on(measure(&postgres, dir.path(), events, rounds));
     drop(runtime);
     postgres.stop();
@@ -73,6 +79,7 @@ async fn measure(
     memory::measure(url, dir, &mut connection, month).await?;
     let full = events >= FULL;
     bulk::measure(postgres, dir, &mut connection, full, rounds).await?;
+    intake::measure(dir, full, rounds).await?;
     let quarter = data::fill_quarter(&mut connection, full).await?;
     let mut backfills = Backfills::start(url, dir, &mut connection, quarter).await?;
     pace::measure(&mut backfills, full, rounds).await?;

@@ -91,6 +91,10 @@ pub struct Serve {
     #[arg(long, env = "RATER_DATABASE_CONNECTIONS", value_name = "COUNT", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u32).range(4..=1000))]
     database_connections: u32,
+    /// Batches of events that are taken in at once; more are told to come again
+    #[arg(long, env = "RATER_MAX_BATCHES", value_name = "COUNT", default_value_t = DEFAULT_MAX_BATCHES as u32)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_batches: u32,
     /// What is logged, as in RUST_LOG
     #[arg(long, env = "RATER_LOG", value_name = "FILTER", default_value = DEFAULT_FILTER)]
     log: String,
@@ -266,7 +270,7 @@ impl Serve {
         // The page outlives the drain, which is worth watching.
         let drained = CancellationToken::new();
         background.spawn(admin::serve(admin_listener, state, drained.clone()));
-        let intake = EventIntake::new(rater.db.clone(), DEFAULT_MAX_BATCHES, rater.metrics.clone());
+        let intake = EventIntake::new(rater.db.clone(), self.max_batches as usize, rater.metrics.clone());
         tracing::info!(
             %address,
             %admin_address,

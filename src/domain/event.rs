@@ -115,10 +115,11 @@ impl Check {
 
     /// Text of at most `limit` characters, counted as PostgreSQL counts them; empty is None.
     fn text(&mut self, field: &'static str, value: String, limit: usize) -> Option<String> {
-        if let Some(at) = value.chars().position(|c| c == '\0') {
+        if let Some(at) = value.find('\0') {
+            let before = value[..at].chars().count();
             let message = format!(
                 "character {} is NUL, which the database can't store; remove it",
-                at.saturating_add(1)
+                before.saturating_add(1)
             );
             self.error(field, "NUL_CHARACTER", message);
         } else if value.len() > limit {

@@ -12,10 +12,9 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::events::Events;
+use super::events::EventServer;
 use super::rating::Rating;
 use crate::proto::DESCRIPTOR_SET;
-use crate::proto::event_service_server::EventServiceServer;
 use crate::proto::rating_service_server::RatingServiceServer;
 use crate::service::rate_window::Rater;
 use crate::service::readiness::Readiness;
@@ -45,7 +44,7 @@ pub async fn serve(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(RatingServiceServer::new(Rating::new(rater)))
-        .add_service(EventServiceServer::new(Events::new(intake)))
+        .add_service(EventServer::new(intake))
         .serve_with_incoming_shutdown(incoming(listener), stop)
         .await;
     follower.abort();

@@ -108,6 +108,29 @@ pub fn deadline_passed() -> Status {
     )
 }
 
+/// The caller's deadline passed before a batch was answered for: what it came to is unknown to it.
+pub fn batch_deadline_passed() -> Status {
+    Status::with_error_details(
+        Code::DeadlineExceeded,
+        "the deadline passed first; the batch may still be stored, and is safe to repeat",
+        info("DEADLINE_PASSED", &[]),
+    )
+}
+
+/// A batch that is still on its way after so long; its place is another's.
+pub fn batch_too_slow(within: Duration) -> Status {
+    Status::with_error_details(
+        Code::DeadlineExceeded,
+        format!("the batch did not arrive within {} s; send fewer events at once", within.as_secs_f32()),
+        info("BATCH_TOO_SLOW", &[]),
+    )
+}
+
+/// A method of EventService that this version does not know.
+pub fn unknown_method() -> Status {
+    Status::new(Code::Unimplemented, "this version has no such method")
+}
+
 /// An RPC of the contract that a scripted service does not serve.
 #[cfg(test)]
 pub fn unimplemented(rpc: &'static str) -> Status {
@@ -162,6 +185,7 @@ fn store(error: StoreError) -> (Code, ErrorDetails) {
         }
         StoreError::Denied(_) => (Code::FailedPrecondition, info("DATABASE_PERMISSION", &[])),
         StoreError::CostOutOfRange => (Code::FailedPrecondition, info("COST_OUT_OF_RANGE", &[])),
+        StoreError::SearchTooLong => (Code::ResourceExhausted, retry("TOO_MANY_REFUSED", RETRY_AFTER)),
         StoreError::Inconsistent(_) | StoreError::Internal(_) => (Code::Internal, info("INTERNAL", &[])),
     }
 }

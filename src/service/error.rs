@@ -224,7 +224,9 @@ impl From<&Error> for FailureReason {
             Error::Store(store::Error::OutcomeUnknown(_)) => FailureReason::OutcomeUnknown,
             Error::Store(store::Error::CostOutOfRange) => FailureReason::CostOutOfRange,
             Error::Store(store::Error::Denied(_)) => FailureReason::DatabasePermission,
-            Error::Store(store::Error::Inconsistent(_) | store::Error::Internal(_))
+            Error::Store(
+                store::Error::Inconsistent(_) | store::Error::Internal(_) | store::Error::SearchTooLong,
+            )
             | Error::Internal
             | Error::Invalid(_)
             | Error::EventConflict(_)

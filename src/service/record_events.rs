@@ -4,11 +4,11 @@
 //! can never be stored. Repeating a batch is always safe: what is stored already with the
 //! same content counts as a duplicate. It refuses more than [`MAX_EVENTS`] at once, and more
 //! batches at once than it was given room for ([`Error::Overloaded`]) instead of queueing
-//! them.
+//! them: whoever takes a batch in asks for its [`Place`] first, before reading it.
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Error;
 use crate::domain::event::{Event, FieldError, RawEvent, excerpt};
@@ -25,6 +25,33 @@ pub const DEFAULT_MAX_BATCHES: usize = 32;
 
 /// Stable, for programs: the id is known with other content.
 const EVENT_CONFLICT: &str = "EVENT_CONFLICT";
+
+/// The same: a rule of the database's own refuses the event, such as a constraint or a trigger of a
+/// table that was there before.
+const REFUSED_BY_DATABASE: &str = "REFUSED_BY_DATABASE";
+
+/// The same: bytes that are no event, or no batch.
+pub const MALFORMED: &str = "MALFORMED";
+
+/// An event as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// One that may be checked.
+    Event(RawEvent),
+    /// Bytes that are no event.
+    Malformed {
+        /// Its id, where that much of it could be read.
+        request_id: String,
+        /// For a person.
+        message: String,
+    },
+}
+
+/// A batch of too many events.
+pub fn too_many(events: usize) -> Error {
+    let message = format!("has {events} events; send at most {MAX_EVENTS} at once");
+    Error::Invalid(vec![Violation::new("events", "TOO_MANY", message)])
+}
 
 /// Where events come in. Cheap to clone; clones share one admission.
 #[derive(Debug, Clone)]
@@ -52,9 +79,9 @@ pub struct Rejected {
     pub index: usize,
     /// Its id, as it was sent.
     pub request_id: String,
-    /// Its first bad field.
+    /// Its first bad field; empty where none is to blame alone.
     pub field: &'static str,
-    /// `EVENT_CONFLICT`, or a reason of [`FieldError`].
+    /// `EVENT_CONFLICT`, `REFUSED_BY_DATABASE`, `MALFORMED`, or a reason of [`FieldError`].
     pub reason: &'static str,
 }
 
@@ -64,14 +91,32 @@ impl EventIntake {
         EventIntake { db, permits: Arc::new(Semaphore::new(max_batches)), metrics }
     }
 
-    /// Stores a batch. A caller that goes away does not stop it.
-    pub async fn record(&self, events: Vec<RawEvent>, skip_invalid: bool) -> Result<Recorded, Error> {
-        if events.len() > MAX_EVENTS {
-            let message = format!("has {} events; send at most {MAX_EVENTS} at once", events.len());
-            return Err(Error::Invalid(vec![Violation::new("events", "TOO_MANY", message)]));
-        }
+    /// Room for a batch, or [`Error::Overloaded`].
+    pub fn admit(&self) -> Result<Place, Error> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Error::Overloaded)?;
-        let (db, metrics) = (self.db.clone(), self.metrics.clone());
+        Ok(Place { intake: self.clone(), permit })
+    }
+
+    /// Stores a batch that is here already. A caller that goes away does not stop it.
+    pub async fn record(&self, events: Vec<RawEvent>, skip_invalid: bool) -> Result<Recorded, Error> {
+        self.admit()?.record(events.into_iter().map(Sent::Event).collect(), skip_invalid).await
+    }
+}
+
+/// Room for one batch, given back when it is dropped or the batch is done with.
+#[derive(Debug)]
+pub struct Place {
+    intake: EventIntake,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Stores the batch that this is the place of. A caller that goes away does not stop it.
+    pub async fn record(self, events: Vec<Sent>, skip_invalid: bool) -> Result<Recorded, Error> {
+        if events.len() > MAX_EVENTS {
+            return Err(too_many(events.len()));
+        }
+        let Place { intake: EventIntake { db, metrics, .. }, permit } = self;
         detached(async move {
             // Held until the write ends, even when nobody waits for it any more.
             let _permit = permit;
@@ -84,8 +129,8 @@ impl EventIntake {
     }
 }
 
-async fn record(db: &Db, raw: Vec<RawEvent>, skip_invalid: bool) -> Result<Recorded, Error> {
-    let checked = check(raw);
+async fn record(db: &Db, sent: Vec<Sent>, skip_invalid: bool) -> Result<Recorded, Error> {
+    let checked = check(sent);
     if !skip_invalid && !checked.bad.is_empty() {
         return Err(Error::Invalid(checked.bad.into_iter().flat_map(Bad::violations).collect()));
     }
@@ -94,8 +139,8 @@ async fn record(db: &Db, raw: Vec<RawEvent>, skip_invalid: bool) -> Result<Recor
         [] => Vec::new(),
         valid => events::record(db, valid, on_conflict).await?,
     };
-    if !skip_invalid && fates.contains(&Fate::Conflict) {
-        return Err(Error::EventConflict(conflicts(&checked, &fates)));
+    if !skip_invalid {
+        refuse(&checked, &fates)?;
     }
     Ok(recorded(checked, &fates))
 }
@@ -118,9 +163,7 @@ struct Bad {
 impl Bad {
     fn violations(self) -> impl Iterator<Item = Violation> {
         let index = self.index;
-        self.errors
-            .into_iter()
-            .map(move |e| Violation::new(format!("events[{index}].{}", e.field), e.reason, e.message))
+        self.errors.into_iter().map(move |e| Violation::new(place(index, e.field), e.reason, e.message))
     }
 
     fn rejected(self) -> Rejected {
@@ -129,46 +172,81 @@ impl Bad {
     }
 }
 
-fn check(raw: Vec<RawEvent>) -> Checked {
+/// `events[3].model`, or `events[3]` without a field.
+fn place(index: usize, field: &str) -> String {
+    if field.is_empty() { format!("events[{index}]") } else { format!("events[{index}].{field}") }
+}
+
+fn check(sent: Vec<Sent>) -> Checked {
     let mut checked = Checked::default();
-    for (index, raw) in raw.into_iter().enumerate() {
-        let request_id = raw.request_id.clone();
-        match raw.check() {
-            Ok(event) => {
-                checked.events.push(event);
-                checked.indices.push(index);
+    checked.events.reserve_exact(sent.len());
+    checked.indices.reserve_exact(sent.len());
+    for (index, sent) in sent.into_iter().enumerate() {
+        let (request_id, errors) = match sent {
+            Sent::Event(raw) => {
+                let request_id = raw.request_id.clone();
+                match raw.check() {
+                    Ok(event) => {
+                        checked.events.push(event);
+                        checked.indices.push(index);
+                        continue;
+                    }
+                    Err(errors) => (request_id, errors),
+                }
             }
-            Err(errors) => checked.bad.push(Bad { index, request_id, errors }),
-        }
+            Sent::Malformed { request_id, message } => {
+                (request_id, vec![FieldError { field: "", reason: MALFORMED, message }])
+            }
+        };
+        checked.bad.push(Bad { index, request_id, errors });
     }
     checked
 }
 
-fn conflicts(checked: &Checked, fates: &[Fate]) -> Vec<Violation> {
-    let conflicting = fates.iter().enumerate().filter(|(_, fate)| **fate == Fate::Conflict);
-    conflicting
-        .map(|(at, _)| {
-            let id = excerpt(&checked.events[at].request_id);
-            let message = format!("{id} is known with other content; give another event an id of its own");
-            Violation::new(format!("events[{}].request_id", checked.indices[at]), EVENT_CONFLICT, message)
-        })
-        .collect()
+/// Refuses a batch that must be stored as a whole and can't be.
+fn refuse(checked: &Checked, fates: &[Fate]) -> Result<(), Error> {
+    let (mut refused, mut conflicts) = (Vec::new(), Vec::new());
+    for (at, fate) in fates.iter().enumerate() {
+        let index = checked.indices[at];
+        let id = || excerpt(&checked.events[at].request_id);
+        match fate {
+            Fate::Stored | Fate::Duplicate => {}
+            Fate::Refused(field) => {
+                let message =
+                    format!("{} breaks a rule of the database's own, which the service's log names", id());
+                refused.push(Violation::new(place(index, field), REFUSED_BY_DATABASE, message));
+            }
+            Fate::Conflict => {
+                let message =
+                    format!("{} is known with other content; give another event an id of its own", id());
+                conflicts.push(Violation::new(place(index, "request_id"), EVENT_CONFLICT, message));
+            }
+        }
+    }
+    match (refused.is_empty(), conflicts.is_empty()) {
+        (false, _) => Err(Error::Invalid(refused)),
+        (true, false) => Err(Error::EventConflict(conflicts)),
+        (true, true) => Ok(()),
+    }
 }
 
 fn recorded(checked: Checked, fates: &[Fate]) -> Recorded {
     let mut recorded = Recorded::default();
     recorded.rejected.extend(checked.bad.into_iter().map(Bad::rejected));
     for ((event, index), fate) in checked.events.into_iter().zip(checked.indices).zip(fates) {
-        match fate {
-            Fate::Stored => recorded.stored += 1,
-            Fate::Duplicate => recorded.duplicates += 1,
-            Fate::Conflict => recorded.rejected.push(Rejected {
-                index,
-                request_id: event.request_id,
-                field: "request_id",
-                reason: EVENT_CONFLICT,
-            }),
-        }
+        let (field, reason) = match fate {
+            Fate::Stored => {
+                recorded.stored += 1;
+                continue;
+            }
+            Fate::Duplicate => {
+                recorded.duplicates += 1;
+                continue;
+            }
+            Fate::Conflict => ("request_id", EVENT_CONFLICT),
+            Fate::Refused(field) => (*field, REFUSED_BY_DATABASE),
+        };
+        recorded.rejected.push(Rejected { index, request_id: event.request_id, field, reason });
     }
     recorded.rejected.sort_by_key(|rejected| rejected.index);
     recorded

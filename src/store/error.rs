@@ -42,6 +42,11 @@ pub enum Error {
     /// A rollup's cost, or a total, is past what a row can hold.
     #[error("a cost in this window is too large to be kept exactly; look at its token counts and rates")]
     CostOutOfRange,
+    /// So many events of a batch break a rule of the database's that it took too long to tell which.
+    #[error(
+        "the database refuses so many events of this batch that it takes too long to tell which; send fewer at once"
+    )]
+    SearchTooLong,
     /// What was about to be committed did not add up; it was rolled back.
     #[error("a check before commit failed and nothing of this step was written; the log has the details")]
     Inconsistent(&'static str),
@@ -102,7 +107,7 @@ pub(crate) fn at_commit(error: sqlx::Error) -> Error {
     }
 }
 
-fn ends_session(error: &(dyn DatabaseError + 'static)) -> bool {
+pub(crate) fn ends_session(error: &(dyn DatabaseError + 'static)) -> bool {
     let error = error.try_downcast_ref::<PgDatabaseError>();
     error.is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }

@@ -2,6 +2,7 @@
 //! caller, the process itself. Each is answered in the words of the wire, nothing is half-done,
 //! and the service recovers without a restart.
 
+mod batches;
 mod cancel;
 mod commit;
 mod dead;

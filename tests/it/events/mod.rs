@@ -10,9 +10,13 @@ use sqlx::PgPool;
 
 use crate::harness::{self, TestDb};
 
+mod admission;
+mod bad_input;
+mod call;
 mod conflicts;
 mod content;
 mod model;
+mod poison;
 mod races;
 mod wire;
 
@@ -23,7 +27,15 @@ pub struct Fixture {
 }
 
 pub async fn fixture() -> Fixture {
-    let db = harness::database().await;
+    over(harness::database().await)
+}
+
+/// The same in a database made from a template, which may have options after its name.
+pub async fn fixture_in(template: &str) -> Fixture {
+    over(harness::database_from(template).await)
+}
+
+fn over(db: TestDb) -> Fixture {
     let options =
         DbOptions { url: db.url.clone(), max_connections: 16, acquire_timeout: Duration::from_secs(10) };
     Fixture {

@@ -2,8 +2,7 @@
 
 use rater::grpc::client::events::EventSender;
 use rater::grpc::client::{Failure, Server, connect};
-use rater::grpc::events::Events;
-use rater::proto::event_service_server::EventServiceServer;
+use rater::grpc::events::EventServer;
 use rater::proto::{BillingEvent, RecordEventsRequest, RecordEventsResponse};
 use sqlx::Row;
 use std::time::Duration;
@@ -15,8 +14,7 @@ use super::{Fixture, fixture};
 async fn sender(f: &Fixture) -> EventSender {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let service = EventServiceServer::new(Events::new(f.intake.clone()));
-    let server = tonic::transport::Server::builder().add_service(service);
+    let server = tonic::transport::Server::builder().add_service(EventServer::new(f.intake.clone()));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     EventSender::new(connect(&Server { url, tls_ca: None }).await.unwrap(), Duration::from_secs(10))
 }

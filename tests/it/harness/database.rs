@@ -55,6 +55,13 @@ pub async fn empty_database() -> TestDb {
     make("template1").await
 }
 
+/// A new database with the current schema, made from a template with options after its name.
+pub async fn database_from(template: &str) -> TestDb {
+    let db = make(template).await;
+    migrate(&db.url).await;
+    db
+}
+
 /// A new database with the current schema, in which text sorts by a language, not by its bytes,
 /// where the server can do so.
 pub async fn sorted_database() -> TestDb {
@@ -68,9 +75,7 @@ pub async fn sorted_database() -> TestDb {
         super::skipped("text that does not sort by its bytes", "this PostgreSQL is built without ICU");
         return database().await;
     }
-    let db = make("template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' ENCODING 'UTF8'").await;
-    migrate(&db.url).await;
-    db
+    database_from("template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' ENCODING 'UTF8'").await
 }
 
 /// Brings a database up to the current schema.
