@@ -24,7 +24,7 @@ fn spool(events: usize) -> (TempDir, DeadLetters) {
     let dir = tempfile::tempdir().expect("a folder");
     let letters = DeadLetters::of(dir.path());
     // One by one, up to where that takes too long.
-    let size = if events > 60 { events } else { 1 };
+    let size = if events > 64 { events } else { 1 };
     for ids in (0..events).collect::<Vec<_>>().chunks(size) {
         letters.put(ids.iter().map(|id| refused(content(*id))).collect()).expect("put");
     }
