@@ -102,7 +102,8 @@ impl Folder {
     pub fn create(&self) -> Result<(), Error> {
         match DirBuilder::new().mode(0o700).create(&self.dir) {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+            // Whoever made it may have been killed before its name was durable.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return sync(self.spool()),
             Err(error) => return Err(io_error("make", &self.dir)(error)),
         }
         let folder = File::open(&self.dir).map_err(io_error("read", &self.dir))?;
@@ -139,18 +140,19 @@ impl Folder {
 
     /// Takes these away; what is gone already is fine. How many were there.
     pub fn remove<'i>(&self, ids: impl IntoIterator<Item = &'i str>) -> Result<u64, Error> {
-        let mut removed = 0;
+        let (mut removed, mut failed) = (0, None);
         for path in ids.into_iter().filter_map(|id| self.path(id)) {
             match fs::remove_file(&path) {
                 Ok(()) => removed += 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(io_error("remove", &path)(error)),
+                // One that can't go keeps no other.
+                Err(error) => failed = failed.or(Some(io_error("remove", &path)(error))),
             }
         }
-        match removed {
-            0 => Ok(0),
-            removed => sync(&self.dir).map(|()| removed),
+        if removed > 0 {
+            sync(&self.dir)?;
         }
+        failed.map_or(Ok(removed), Err)
     }
 
     /// Gives what can't be read as a letter another name, since its own is needed: it stays for a
