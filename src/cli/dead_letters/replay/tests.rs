@@ -53,7 +53,7 @@ fn failure(code: &'static str) -> Failure {
 }
 
 /// What a service does that stands so to its events; a failure is the whole call's.
-fn answer(events: &[BillingEvent], to: impl Fn(usize) -> To) -> Result<RecordEventsResponse, Failure> {
+async fn answer(events: &[BillingEvent], to: impl Fn(usize) -> To) -> Result<RecordEventsResponse, Failure> {
     let mut response = RecordEventsResponse::default();
     for (index, event) in events.iter().enumerate() {
         match to(event.request_id.trim_start_matches('r').parse().expect("a number")) {
@@ -91,7 +91,7 @@ async fn replay(letters: &DeadLetters, rate: u32, to: impl Fn(usize) -> To) -> R
         .all(ids, async |events: Vec<BillingEvent>| {
             calls.push((now.get() - began, events.len()));
             sent.extend(events.iter().map(|event| event.request_id.clone()));
-            answer(&events, &to)
+            answer(&events, &to).await
         })
         .await;
     let totals = sending.totals();
@@ -235,7 +235,7 @@ async fn a_stop_ends_it_between_calls() {
                 stop.cancel();
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            answer(&events, |_| To::Store)
+            answer(&events, |_| To::Store).await
         })
         .await;
     assert_eq!(ended, Err("stopped".into()));
