@@ -263,3 +263,6 @@ impl Forwarder {
 fn too_long(payload: &[u8], max_bytes: u64) -> bool {
     u64::try_from(payload.len()).unwrap_or(u64::MAX).saturating_add(256) > max_bytes
 }
+
+#[cfg(test)]
+mod tests;
