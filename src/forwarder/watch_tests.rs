@@ -94,8 +94,11 @@ fn room_is_told_at_80_percent_when_it_is_full_and_below_70() {
         watch.look(&seen(69, |_| {}));
         watch.look(&seen(10, |_| {}));
     });
-    let expected =
-        ["WARN the spool is nearly full", "ERROR events are refused: the spool is full", "INFO the spool has room"];
+    let expected = [
+        "WARN the spool is nearly full",
+        "ERROR events are refused: the spool is full",
+        "INFO the spool has room",
+    ];
     assert_said(&lines, &expected);
 }
 
