@@ -35,7 +35,7 @@ fn poison(id: &str) -> Value {
 
 fn refused(content: Content) -> Refused {
     let [code, field, reason] = ["INVALID_ARGUMENT", "prompt_tokens", "NEGATIVE"].map(String::from);
-    Refused { content, code, field, reason, message: String::new(), spooled_at: None }
+    Refused { content, code, field, reason, message: String::new(), spooled_at: None, origin: None }
 }
 
 fn put(spool: &Path, events: impl IntoIterator<Item = Value>) {
@@ -212,11 +212,11 @@ async fn letters_are_seen_to_while_the_spool_is_in_use() {
     let in_use = fs::File::create(spool.path().join("lock")).unwrap();
     in_use.lock().unwrap();
     put(spool.path(), [event("one"), poison("two")]);
-    let id = Content::Event(poison("two")).id();
+    let id = Content::Event(poison("two")).id(None);
     assert_eq!(letters(&rig, spool.path(), &["list"]).stdout.lines().count(), 3);
     let mend = ["dead-letters", "mend", &id, "-", "--spool", spool.path().to_str().unwrap()];
     assert_eq!(run_in(&[], &mend, "{\"request_id\":\"two\"}").code(), Some(0));
-    let one = Content::Event(event("one")).id();
+    let one = Content::Event(event("one")).id(None);
     assert_eq!(letters(&rig, spool.path(), &["replay", &one]).code(), Some(0));
     assert_eq!(letters(&rig, spool.path(), &["drop", "--all", "-o", "csv"]).stdout, "dropped\n1\n");
     assert_eq!(stored(&rig).await, 1);
