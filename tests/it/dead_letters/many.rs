@@ -47,4 +47,7 @@ fn files_that_are_no_letters_are_listed_and_keep_nothing_waiting() {
     assert_eq!((shown.code(), shown.stderr.lines().count()), (Some(1), 1), "{}", shown.stderr);
     let dropped = run("", &["dead-letters", "drop", "core", "pipe", "--spool", dir, "-o", "csv"]);
     assert_eq!((dropped.code(), dropped.stdout.as_str()), (Some(0), "dropped\n2\n"), "{}", dropped.stderr);
+    let dropped = run("", &["dead-letters", "drop", "--all", "--spool", dir]);
+    assert_eq!((dropped.code(), dropped.stderr.lines().count()), (Some(1), 1), "a folder can't go");
+    assert_eq!(DeadLetters::of(spool.path()).count().unwrap(), 1, "and keeps no other");
 }

@@ -16,7 +16,7 @@ fn content(id: usize) -> Content {
 
 fn refused(content: Content) -> Refused {
     let [code, field, reason, message] = ["INVALID_ARGUMENT", "model", "TOO_LONG", ""].map(String::from);
-    Refused { content, code, field, reason, message, spooled_at: None }
+    Refused { content, code, field, reason, message, spooled_at: None, origin: None }
 }
 
 /// Letters of events, the first the oldest.
@@ -24,7 +24,7 @@ fn spool(events: usize) -> (TempDir, DeadLetters) {
     let dir = tempfile::tempdir().expect("a folder");
     let letters = DeadLetters::of(dir.path());
     // One by one, up to where that takes too long.
-    let size = if events > 60 { events } else { 1 };
+    let size = if events > 64 { events } else { 1 };
     for ids in (0..events).collect::<Vec<_>>().chunks(size) {
         letters.put(ids.iter().map(|id| refused(content(*id))).collect()).expect("put");
     }
@@ -53,7 +53,7 @@ fn failure(code: &'static str) -> Failure {
 }
 
 /// What a service does that stands so to its events; a failure is the whole call's.
-fn answer(events: &[BillingEvent], to: impl Fn(usize) -> To) -> Result<RecordEventsResponse, Failure> {
+async fn answer(events: &[BillingEvent], to: impl Fn(usize) -> To) -> Result<RecordEventsResponse, Failure> {
     let mut response = RecordEventsResponse::default();
     for (index, event) in events.iter().enumerate() {
         match to(event.request_id.trim_start_matches('r').parse().expect("a number")) {
@@ -91,7 +91,7 @@ async fn replay(letters: &DeadLetters, rate: u32, to: impl Fn(usize) -> To) -> R
         .all(ids, async |events: Vec<BillingEvent>| {
             calls.push((now.get() - began, events.len()));
             sent.extend(events.iter().map(|event| event.request_id.clone()));
-            answer(&events, &to)
+            answer(&events, &to).await
         })
         .await;
     let totals = sending.totals();
@@ -164,7 +164,7 @@ async fn what_is_stored_goes_and_what_is_refused_goes_back_with_its_history() {
     assert_eq!(ran.err.lines().count(), 3);
     assert!(ran.err.contains("refused: model TOO_LONG (request_id \"r00003\")"), "{}", ran.err);
     assert!(ran.err.contains("refused: NOT_AN_EVENT column"), "{}", ran.err);
-    let letter = letters.get(&content(3).id()).expect("there");
+    let letter = letters.get(&content(3).id(None)).expect("there");
     assert_eq!(letter.history.len(), 2);
 }
 
@@ -235,7 +235,7 @@ async fn a_stop_ends_it_between_calls() {
                 stop.cancel();
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            answer(&events, |_| To::Store)
+            answer(&events, |_| To::Store).await
         })
         .await;
     assert_eq!(ended, Err("stopped".into()));
@@ -289,7 +289,7 @@ async fn it_is_a_success_only_when_all_that_was_named_is_stored() {
     assert!(command(&dir, vec![], &["nosuch"]).await.0.expect_err("unknown").contains("no letter nosuch"));
     let rejected =
         RejectedEvent { index: 0, field: "model".into(), reason: "MISSING".into(), request_id: "".into() };
-    let one = content(0).id();
+    let one = content(0).id(None);
     let ran = command(&dir, vec![Does::Rejects(vec![rejected])], &[&one[..20], "-o", "csv"]).await;
     assert_eq!((ran.0, ran.1.as_str()), (Ok(false), "replayed,stored,duplicates,refused,left\n1,0,0,1,0\n"));
     let ran = command(&dir, vec![], &[&one, "-o", "json"]).await;
