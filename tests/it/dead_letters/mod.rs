@@ -56,11 +56,13 @@ fn totals(output: &Output) -> Vec<u64> {
 }
 
 /// Every file and what it holds.
-fn files(spool: &Path) -> Vec<(String, Vec<u8>)> {
+fn files(spool: &Path) -> Vec<(String, String)> {
     let mut files: Vec<_> = fs::read_dir(spool.join("dead-letters"))
         .unwrap()
         .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).unwrap()))
+        .map(|entry| {
+            (entry.file_name().to_string_lossy().into_owned(), fs::read_to_string(entry.path()).unwrap())
+        })
         .collect();
     files.sort();
     files
