@@ -11,8 +11,10 @@
 //! how long the calls of others take beside it and without it, and how soon a follower hears of
 //! what it changes.
 //!
+//! At the end, how fast a spool takes events in, which needs no database.
+//!
 //! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try, and with
-//! `cargo bench --bench rating -- intake` the intake is measured alone.
+//! `cargo bench --bench rating -- intake` or `-- spool` that part is measured alone.
 
 #![allow(missing_docs, clippy::float_arithmetic)]
 
@@ -26,6 +28,7 @@ mod pace;
 mod room;
 mod service;
 mod speed;
+mod spool;
 
 use std::env::VarError;
 use std::time::Duration;
@@ -44,18 +47,23 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const FULL: i64 = 6_000_000;
 
 fn main() -> Outcome<()> {
+    let only = |part: &str| std::env::args().any(|argument| argument == part);
+    if only("spool") {
+        return spool::measure();
+    }
     let events = number("RATER_BENCH_EVENTS", FULL)?;
     let rounds = number("RATER_BENCH_ROUNDS", 7)?.max(1);
     let dir = tempfile::Builder::new().prefix("rater-bench-").tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    if std::env::args().any(|argument| argument == "intake") {
+    if only("intake") {
         return runtime.block_on(intake::measure(dir.path(), events >= FULL, rounds));
     }
     let postgres = start(dir.path())?;
     let result = runtime.block_on(measure(&postgres, dir.path(), events, rounds));
     drop(runtime);
     postgres.stop();
-    result
+    result?;
+    spool::measure()
 }
 
 async fn measure(
