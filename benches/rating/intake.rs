@@ -25,7 +25,7 @@ use super::{Outcome, data};
 const LIMIT: f64 = 0.5;
 const BATCH: usize = 1_000;
 /// How many batches are in flight at once, each over a connection of its own.
-const SENDERS: [usize; 3] = [1, 2, 4];
+const SENDERS: [usize; 4] = [1, 4, 8, 16];
 
 /// The columns that are sent, in the order of the file.
 const COLUMNS: &str = "request_id, auth_id, user_id, group_id, resource_id, resource_type, model, base_model,
