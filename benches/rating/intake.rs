@@ -66,7 +66,7 @@ pub async fn measure(dir: &Path, full: bool, rounds: i64) -> Outcome<()> {
     for (senders, rate) in SENDERS.iter().zip(rates) {
         let ratio = rate / copy;
         let name = format!("RecordEvents, batches of {BATCH}, {senders} in flight");
-        let limit = (full && rate >= best).then(|| verdict(ratio)).unwrap_or_default();
+        let limit = if full && rate >= best { verdict(ratio) } else { String::new() };
         println!("{name:<42} {rate:>15.0} {ratio:>7.2}{limit}");
     }
     bench.stop();
