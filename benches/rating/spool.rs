@@ -1,6 +1,6 @@
 //! How many records a spool takes a second, each on disk before it is acknowledged, with 1, 16 and
 //! 256 producers that wait for theirs; against bare writes of 4 KiB, each with its `fdatasync`, on
-//! the same disk. RATER_BENCH_PART=spool runs this alone, RATER_BENCH_SPOOL_DIR names the disk.
+//! the same disk. `cargo bench --bench rating -- spool` runs this alone, RATER_BENCH_SPOOL_DIR names the disk.
 
 use std::fs::OpenOptions;
 use std::io::Write;

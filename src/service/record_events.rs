@@ -33,18 +33,16 @@ const REFUSED_BY_DATABASE: &str = "REFUSED_BY_DATABASE";
 /// The same: bytes that are no event, or no batch.
 pub const MALFORMED: &str = "MALFORMED";
 
-/// An event as it came.
+/// An event as it came: one that may be checked, or bytes that are none.
+pub type Sent = Result<RawEvent, Malformed>;
+
+/// Bytes that are no event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sent {
-    /// One that may be checked.
-    Event(RawEvent),
-    /// Bytes that are no event.
-    Malformed {
-        /// Its id, where that much of it could be read.
-        request_id: String,
-        /// For a person.
-        message: String,
-    },
+pub struct Malformed {
+    /// Its id, where that much of it could be read.
+    pub request_id: String,
+    /// For a person.
+    pub message: String,
 }
 
 /// A batch of too many events.
@@ -99,7 +97,7 @@ impl EventIntake {
 
     /// Stores a batch that is here already. A caller that goes away does not stop it.
     pub async fn record(&self, events: Vec<RawEvent>, skip_invalid: bool) -> Result<Recorded, Error> {
-        self.admit()?.record(events.into_iter().map(Sent::Event).collect(), skip_invalid).await
+        self.admit()?.record(events.into_iter().map(Ok).collect(), skip_invalid).await
     }
 }
 
@@ -183,7 +181,7 @@ fn check(sent: Vec<Sent>) -> Checked {
     checked.indices.reserve_exact(sent.len());
     for (index, sent) in sent.into_iter().enumerate() {
         let (request_id, errors) = match sent {
-            Sent::Event(raw) => {
+            Ok(raw) => {
                 let request_id = raw.request_id.clone();
                 match raw.check() {
                     Ok(event) => {
@@ -194,7 +192,7 @@ fn check(sent: Vec<Sent>) -> Checked {
                     Err(errors) => (request_id, errors),
                 }
             }
-            Sent::Malformed { request_id, message } => {
+            Err(Malformed { request_id, message }) => {
                 (request_id, vec![FieldError { field: "", reason: MALFORMED, message }])
             }
         };

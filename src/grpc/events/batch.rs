@@ -15,7 +15,7 @@ use crate::grpc::convert::events::raw_event;
 use crate::grpc::status::status;
 use crate::proto::{BillingEvent, RecordEventsResponse};
 use crate::service::Error;
-use crate::service::record_events::{MALFORMED, MAX_EVENTS, Sent, too_many};
+use crate::service::record_events::{MALFORMED, MAX_EVENTS, Malformed, Sent, too_many};
 
 /// `RecordEventsRequest`, with each event by itself.
 #[derive(Debug, Default)]
@@ -94,11 +94,11 @@ fn next(batch: &mut Batch, events: &mut usize, message: &mut Bytes) -> Result<()
 fn sent(bytes: Bytes) -> Sent {
     let mut event = BillingEvent::default();
     match event.merge(bytes) {
-        Ok(()) => Sent::Event(raw_event(event)),
-        Err(error) => Sent::Malformed {
+        Ok(()) => Ok(raw_event(event)),
+        Err(error) => Err(Malformed {
             request_id: event.request_id,
             message: format!("is no BillingEvent: {}", said(error)),
-        },
+        }),
     }
 }
 

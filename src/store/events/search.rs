@@ -1,6 +1,8 @@
-//! Which events of a batch a rule of the database's refuses: the batch is inserted in halves, each
-//! behind a savepoint, and a half that fails in halves again. A bad event costs about two statements
-//! for each doubling of the batch, and the others are stored by the same few statements.
+//! Which events of a batch a rule of the database's refuses: the batch is inserted in parts, each
+//! behind a savepoint. A part that fails is halved until the event at fault is alone; what follows
+//! is taken in parts as long as the way was from the last one at fault. So one bad event costs about
+//! a statement for each doubling of the batch, a batch of nothing else one for each event, and the
+//! others are stored by the same few statements.
 //!
 //! What is put off until COMMIT is asked for at once, or it would refuse the batch and name nobody.
 //! Rows are taken in the order of the ids here, too, so that batches wait for each other and never
@@ -24,76 +26,120 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// A batch that is refused as a whole is not searched further: an answer lists no more.
 const ENOUGH: usize = 50;
 
+/// A search for what a batch's events break.
+struct Search<'a, 't> {
+    transaction: &'a mut Transaction<'t, Postgres>,
+    events: &'a [Event],
+    found: Inserted,
+    /// Refused, unless they are stored already.
+    suspects: Vec<(usize, &'static str)>,
+    /// For the log.
+    broken: Option<Broken>,
+}
+
 /// The events that the database takes are inserted, and the others named.
 pub(super) async fn insert_each(
     transaction: &mut Transaction<'_, Postgres>,
     events: &[Event],
     on_conflict: OnConflict,
 ) -> Result<Inserted, Failure> {
-    let until = Instant::now() + LIMIT;
     say(transaction, "SET CONSTRAINTS ALL IMMEDIATE").await?;
     // A rule that refuses no row at all is no row's.
     insert(transaction, []).await.map_err(|error| Failure::Store(error.into()))?;
+    say(transaction, "SAVEPOINT part").await?;
     let mut order: Vec<usize> = (0..events.len()).collect();
     // Stable: the first of an id stays the first.
     order.sort_by(|a, b| events[*a].request_id.cmp(&events[*b].request_id));
-    let mut found = Inserted::default();
-    let mut first_broken: Option<Broken> = None;
-    // The whole has failed already. The next one to try is the last.
-    let (head, tail) = order.split_at(order.len() / 2);
-    let mut untried = vec![tail, head];
-    while let Some(part) = untried.pop() {
-        if Instant::now() > until {
-            return Err(Failure::Store(Error::SearchTooLong));
-        }
-        let broken = match attempt(transaction, events, part).await? {
-            Ok(ids) => {
-                found.ids.extend(ids);
-                continue;
-            }
-            Err(broken) => broken,
-        };
-        let &[at] = part else {
-            let (head, tail) = part.split_at(part.len() / 2);
-            untried.extend([tail, head]);
-            continue;
-        };
-        // What is stored already, from before there was the rule, is a duplicate all the same.
-        let known = !broken.is_unspeakable() && !compare(transaction, [&events[at]]).await?.is_empty();
-        if !known {
-            found.refused.insert(at, broken.field);
-            first_broken.get_or_insert(broken);
-        }
-        if on_conflict == OnConflict::Refuse && found.refused.len() == ENOUGH {
-            found.ended = true;
-            break;
-        }
+    let (found, suspects) = (Inserted::default(), Vec::new());
+    let mut search = Search { transaction, events, found, suspects, broken: None };
+    search.run(&order, on_conflict).await?;
+    if let Some(broken) = search.broken.filter(|_| !search.found.refused.is_empty()) {
+        broken.tell(search.found.refused.len());
     }
-    if let Some(broken) = first_broken {
-        broken.tell(found.refused.len());
-    }
-    Ok(found)
+    Ok(search.found)
 }
 
-/// A part of the batch behind a savepoint: the ids that were inserted, or the rule that is broken.
-async fn attempt(
-    transaction: &mut Transaction<'_, Postgres>,
-    events: &[Event],
-    part: &[usize],
-) -> Result<Result<HashSet<String>, Broken>, Failure> {
-    if part.is_empty() {
-        return Ok(Ok(HashSet::new()));
+impl Search<'_, '_> {
+    async fn run(&mut self, order: &[usize], on_conflict: OnConflict) -> Result<(), Failure> {
+        let until = Instant::now() + LIMIT;
+        let (mut at, mut last_refused) = (0, 0);
+        // Where a part ends that has failed, and begins here or before. The whole has.
+        let mut fails_until = Some(order.len());
+        let mut stride = order.len();
+        while at < order.len() {
+            if Instant::now() > until {
+                return Err(Failure::Store(Error::SearchTooLong));
+            }
+            let size = fails_until.map_or(stride, |end| (end - at) / 2).clamp(1, order.len() - at);
+            let Some(broken) = self.attempt(&order[at..at + size]).await? else {
+                at += size;
+                fails_until = fails_until.filter(|end| at < *end);
+                continue;
+            };
+            if size > 1 {
+                fails_until = Some(at + size);
+                continue;
+            }
+            self.suspect(order[at], broken).await?;
+            at += 1;
+            // Or it would be held against the next one of its id, which came later.
+            if order
+                .get(at)
+                .is_some_and(|&next| self.events[next].request_id == self.events[order[at - 1]].request_id)
+            {
+                self.judge().await?;
+            }
+            fails_until = None;
+            stride = at - last_refused;
+            last_refused = at;
+            if on_conflict == OnConflict::Refuse && self.found.refused.len() >= ENOUGH {
+                self.found.ended = true;
+                return Ok(());
+            }
+        }
+        self.judge().await
     }
-    say(transaction, "SAVEPOINT part").await?;
-    let (end, tried) = match insert(transaction, part.iter().map(|&at| &events[at])).await {
-        Ok(ids) => ("RELEASE part", Ok(ids.unwrap_or_else(|| all(events, part)))),
-        Err(error) => match error.into() {
-            Failure::Row(broken) => ("ROLLBACK TO part; RELEASE part", Err(broken)),
-            other => return Err(other),
-        },
-    };
-    say(transaction, end).await?;
-    Ok(tried)
+
+    /// Inserts a part, or gives the rule that it breaks.
+    async fn attempt(&mut self, part: &[usize]) -> Result<Option<Broken>, Failure> {
+        let broken = match insert(self.transaction, part.iter().map(|&at| &self.events[at])).await {
+            Ok(ids) => {
+                self.found.ids.extend(ids.unwrap_or_else(|| all(self.events, part)));
+                None
+            }
+            Err(error) => match error.into() {
+                Failure::Row(broken) => Some(broken),
+                other => return Err(other),
+            },
+        };
+        let next = if broken.is_some() { "ROLLBACK TO part" } else { "RELEASE part; SAVEPOINT part" };
+        say(self.transaction, next).await?;
+        Ok(broken)
+    }
+
+    /// What the database lacks a character of, it can't be asked for.
+    async fn suspect(&mut self, at: usize, broken: Broken) -> Result<(), Failure> {
+        if broken.is_unspeakable() {
+            self.found.refused.insert(at, broken.field);
+        } else {
+            self.suspects.push((at, broken.field));
+        }
+        self.broken.get_or_insert(broken);
+        if self.suspects.len() >= ENOUGH { self.judge().await } else { Ok(()) }
+    }
+
+    /// What is stored already, from before there was the rule, is a duplicate all the same.
+    async fn judge(&mut self) -> Result<(), Failure> {
+        let suspects = std::mem::take(&mut self.suspects);
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let found = compare(self.transaction, suspects.iter().map(|(at, _)| &self.events[*at])).await?;
+        let known: HashSet<usize> = found.into_iter().map(|(position, _)| position).collect();
+        let refused = suspects.into_iter().enumerate().filter(|(position, _)| !known.contains(position));
+        self.found.refused.extend(refused.map(|(_, suspect)| suspect));
+        Ok(())
+    }
 }
 
 fn all(events: &[Event], part: &[usize]) -> HashSet<String> {

@@ -203,7 +203,7 @@ async fn a_poison_event_costs_a_few_statements_and_a_good_batch_one() {
     let before = inserts().await;
     assert_eq!(f.record_skipping(&events).await.unwrap().stored, 999);
     let cost = inserts().await - before;
-    assert!(cost <= 25, "{cost} statements for one poison event of 1,000");
+    assert!(cost <= 16, "{cost} statements for one poison event of 1,000");
 }
 
 #[tokio::test]

@@ -54,8 +54,9 @@ async fn a_panic_at_any_await_leaves_a_batch_whole_or_not_there() {
         .await
         .unwrap();
     let acquire_timeout = Duration::from_secs(10);
-    let options = DbOptions { url: test.url.clone(), max_connections: 1, acquire_timeout };
-    let db = Db::new(&options).unwrap();
+    // The proxy runs on this thread, too: no answer is there before we wait for it.
+    let url = Proxy::to(&test.url).await.url(&test.url);
+    let db = Db::new(&DbOptions { url, max_connections: 1, acquire_timeout }).unwrap();
     let mut polls = [0; 2];
     for (mixed, most) in polls.iter_mut().enumerate() {
         for poll in 1.. {
