@@ -6,6 +6,7 @@ mod account;
 mod cuts;
 mod database;
 mod disk;
+mod files;
 mod input;
 mod kills;
 mod letters;
@@ -19,6 +20,7 @@ mod sender;
 mod service_kills;
 mod stops;
 mod wire;
+mod wire_tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -64,7 +64,11 @@ impl Connection {
     pub async fn answer(&mut self) -> std::io::Result<Option<Answer>> {
         let Some(text) = self.answers.next_line().await? else { return Ok(None) };
         // A sender that dies may leave half a line.
-        let Ok(value) = serde_json::from_str::<Value>(&text) else { return Ok(None) };
+        let Ok(value) = serde_json::from_str::<Value>(&text) else {
+            let more = self.answers.next_line().await?;
+            assert!(more.is_none(), "no answer: {text}, and then {more:?}");
+            return Ok(None);
+        };
         let line = value["line"].as_u64().unwrap_or_else(|| panic!("no line in {text}"));
         assert!(line > self.heard, "line {line} after {}: answers ascend", self.heard);
         self.heard = line;

@@ -79,6 +79,11 @@ impl Process {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
+    /// SIGKILL, unless it has ended already.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
