@@ -10,7 +10,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::producer::{Crowd, Manner, Seen};
-use super::sender::files;
 use super::wire::Toward;
 use super::*;
 use crate::events::Random;
@@ -106,7 +105,9 @@ async fn strike(moment: Moment, sender: &Process, scene: &Scene, seen: &Arc<Seen
             Moment::Answered => (seen.answered.load(Ordering::Acquire), vec![], vec![]),
             Moment::SegmentGrows => (0, place.segments(), vec![]),
             Moment::SegmentBegins | Moment::SegmentGoes => (0, names(place.segments()), vec![]),
-            Moment::Letter => (0, names(files(&place.spool.join("dead-letters"))), vec![]),
+            Moment::Letter => {
+                (0, letters::names(&place.spool).into_iter().map(|name| (name, 0)).collect(), vec![])
+            }
             Moment::Checkpoint => {
                 (0, vec![], std::fs::read(place.spool.join("checkpoint")).unwrap_or_default())
             }
