@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 use super::account::{Fate, any_event, line, poison};
 use super::letters::letters;
 use super::producer::{Answer, Connection, Crowd, Manner};
-use super::sender::number;
+use super::sender::{complaints, number};
 use super::*;
 use crate::events::Random;
-use crate::harness::{Tmpfs, skipped};
+use crate::harness::{Process, Tmpfs, skipped};
 use crate::stage::until;
 
 const PAGE: u64 = 4096;
@@ -135,11 +135,13 @@ async fn without_room_for_a_letter_its_event_stays_in_the_spool() {
     disk.fill(0);
     let taken = number(&scene.place.status().0, "events");
     scene.serve().await;
+    let told = |sender: &Process, what: &str| {
+        complaints(sender).iter().filter(|line| line.to_string().contains(what)).count()
+    };
     until("it tells that there is no room for the letters", SOON, async || {
         // What is shipped gives room back, which is taken away again.
         disk.fill(0);
-        let (status, _) = scene.place.status();
-        status["last_error"].to_string().to_lowercase().contains("letter")
+        told(&sender, "the disk fails") > 0
     })
     .await;
     assert!(number(&scene.place.status().0, "events") > 0 && taken > 0);
@@ -147,6 +149,7 @@ async fn without_room_for_a_letter_its_event_stays_in_the_spool() {
     disk.free();
     until("all is shipped", SOON, async || number(&scene.place.status().0, "events") == 0).await;
     assert!(!letters(&scene.place.spool).is_empty());
+    assert_eq!(told(&sender, "the disk fails"), 1, "once");
     sender.signal(Signal::SIGTERM);
     assert_eq!(sender.wait(SOON).await.code(), Some(0), "{:#?}", sender.logs());
     let figures = scene.settle().await;
