@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod bytes;
 pub mod client;
 pub mod console;
 pub mod database;

@@ -1,0 +1,237 @@
+//! A look at everything in a spool that is not taken care of, which changes nothing: which records
+//! are whole, which bytes are none, which ordinals are missing.
+//!
+//! Segments are looked at from the newest to the oldest: where one begins says where the ones
+//! before it end. Whole frames past that were never acknowledged; ordinals that lack are lost.
+
+use std::io;
+use std::ops::Range;
+
+use super::Error;
+use super::checkpoint::Position;
+use super::disk::{Disk, unless_missing};
+use super::frame::{HEADER, Place, SegmentHeader, SpoolId, Told};
+use super::layout::{Layout, segment_number};
+use super::scan::{Scanner, Step};
+
+/// What is there.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// From the oldest to the newest, those that are wholly taken care of left out.
+    pub segments: Vec<Looked>,
+    /// When the first record was appended.
+    pub oldest: Option<u64>,
+}
+
+/// One segment.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub number: u64,
+    pub size: u64,
+    /// Where the part begins that is not taken care of.
+    pub from: u64,
+    /// Where its last whole record ends; nothing behind it is a record.
+    pub end: u64,
+    /// The ordinals from the first that is not taken care of to behind the last.
+    pub ordinals: Range<u64>,
+    /// Whole records that are not taken care of.
+    pub records: u64,
+    pub damages: Vec<Damage>,
+    /// Bytes behind the last record are there to be cut off. Where acknowledged records were lost
+    /// with them they stay, or the loss would look like another one the next time.
+    pub cut: bool,
+    first_appended: Option<u64>,
+}
+
+/// Bytes of a segment that are no whole record, and the ordinals that were lost with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Damage {
+    pub segment: u64,
+    pub from: u64,
+    pub to: u64,
+    pub missing: Range<u64>,
+}
+
+impl Survey {
+    pub fn records(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.records).sum()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.end - segment.from).sum()
+    }
+
+    pub fn damages(&self) -> impl Iterator<Item = &Damage> {
+        self.segments.iter().flat_map(|segment| &segment.damages)
+    }
+}
+
+/// The numbers of the segments in a folder, in order.
+pub(super) fn numbers(disk: &dyn Disk, dir: &std::path::Path) -> Result<Vec<u64>, Error> {
+    let files = unless_missing(disk.files(dir)).map_err(Error::io("read", dir))?.unwrap_or_default();
+    let mut numbers: Vec<u64> = files.iter().filter_map(|file| segment_number(&file.name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Looks at the segments that `position` leaves. `live`: a process is at work in it meanwhile.
+pub(super) fn survey(
+    disk: &dyn Disk,
+    layout: &Layout,
+    spool: SpoolId,
+    position: Option<Position>,
+    live: bool,
+) -> Result<Survey, Error> {
+    let start = position.unwrap_or_default();
+    let mut found = Survey::default();
+    let mut limit = None;
+    for number in numbers(disk, &layout.segments())?.into_iter().rev() {
+        if number < start.segment {
+            break;
+        }
+        let at = (number == start.segment).then_some((start.offset, start.ordinal));
+        let Some(mut looked) = look(disk, layout, Asked { spool, number, at, limit, live })? else {
+            continue;
+        };
+        limit = Some(looked.ordinals.start).filter(|first| *first > 0).or(limit);
+        if let Some(at) = looked.first_appended {
+            found.oldest = Some(at);
+        }
+        looked.damages.retain(|damage| damage.from < damage.to || !damage.missing.is_empty());
+        found.segments.push(looked);
+    }
+    found.segments.reverse();
+    // A whole segment that is gone from the front.
+    if let (Some(first), Some(position), false) = (found.segments.first_mut(), position, live)
+        && first.number > position.segment
+        && first.ordinals.start > position.ordinal
+    {
+        let missing = position.ordinal..first.ordinals.start;
+        first.damages.insert(0, Damage { segment: first.number, from: 0, to: 0, missing });
+    }
+    Ok(found)
+}
+
+struct Asked {
+    spool: SpoolId,
+    number: u64,
+    /// Where to begin, when not behind the header, and with which ordinal.
+    at: Option<(u64, u64)>,
+    /// Where the next segment begins.
+    limit: Option<u64>,
+    live: bool,
+}
+
+/// One segment; None when it is gone meanwhile.
+fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>, Error> {
+    let Asked { spool, number, at, limit, live } = asked;
+    let path = layout.segment(number);
+    let fail = |error| Error::io("read", &path)(error);
+    let Some(file) = unless_missing(disk.open(&path, false)).map_err(fail)? else { return Ok(None) };
+    let size = file.size().map_err(fail)?;
+    let header = header(&*file, &path, spool, number)?;
+    let behind = size.min(HEADER as u64);
+    let (from, expected) = match at {
+        Some((offset, ordinal)) if offset >= HEADER as u64 => (offset.min(size), Some(ordinal)),
+        _ => (behind, header.map(|header| header.first)),
+    };
+    let mut damages = Vec::new();
+    if header.is_none() && size >= HEADER as u64 {
+        damages.push(Damage { segment: number, from: 0, to: HEADER as u64, missing: 0..0 });
+    }
+    let place = Place { spool, segment: number, offset: from };
+    let scanner = Scanner::new(file, place, size, expected);
+    let mut walk = Walk { number, expected, first: expected, limit, damages, end: from, ..Walk::default() };
+    let tail = walk.all(scanner, from, size).map_err(fail)?;
+    let end_ordinal = walk.expected.or(limit).unwrap_or(0);
+    let first = walk.first.or(limit).unwrap_or(0);
+    let lost = limit.filter(|limit| walk.expected.is_some_and(|expected| expected < *limit));
+    if let Some(limit) = lost {
+        walk.damages.push(Damage { segment: number, from: walk.end, to: size, missing: end_ordinal..limit });
+    } else if limit.is_none() && tail == Tail::Unclear && !live {
+        walk.damages.push(Damage { segment: number, from: walk.end, to: size, missing: 0..0 });
+    }
+    Ok(Some(Looked {
+        number,
+        size,
+        from,
+        end: walk.end,
+        ordinals: first..lost.unwrap_or(end_ordinal),
+        records: walk.records,
+        damages: walk.damages,
+        cut: walk.end < size && lost.is_none(),
+        first_appended: walk.appended,
+    }))
+}
+
+/// The header, if it is whole. One that is whole and not this segment's is refused.
+pub(super) fn header(
+    file: &dyn super::disk::File,
+    path: &std::path::Path,
+    spool: SpoolId,
+    number: u64,
+) -> Result<Option<SegmentHeader>, Error> {
+    let mut bytes = [0; HEADER];
+    let read = file.read_at(&mut bytes, 0).map_err(Error::io("read", path))?;
+    match SegmentHeader::decode(&bytes[..read]) {
+        Told::Newer(version) => Err(Error::Newer { path: path.to_path_buf(), version }),
+        Told::Whole(header) if header.spool != spool || header.number != number => {
+            Err(Error::Foreign { path: path.to_path_buf() })
+        }
+        Told::Whole(header) => Ok(Some(header)),
+        Told::Damaged => Ok(None),
+    }
+}
+
+/// What lies behind the last whole record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tail {
+    /// Nothing, or a write that was never finished, or frames that were never acknowledged.
+    Nothing,
+    /// A write that was never finished, or damage.
+    Unclear,
+}
+
+#[derive(Debug, Default)]
+struct Walk {
+    number: u64,
+    expected: Option<u64>,
+    first: Option<u64>,
+    limit: Option<u64>,
+    end: u64,
+    records: u64,
+    appended: Option<u64>,
+    damages: Vec<Damage>,
+}
+
+impl Walk {
+    fn all(&mut self, mut scanner: Scanner, from: u64, size: u64) -> io::Result<Tail> {
+        let mut before = from..from;
+        loop {
+            match scanner.next()? {
+                Step::Damaged(stretch) if stretch.to < size => before = stretch.from..stretch.to,
+                Step::Damaged(stretch) if stretch.torn => return Ok(Tail::Nothing),
+                Step::Damaged(_) => return Ok(Tail::Unclear),
+                Step::End => return Ok(Tail::Nothing),
+                // The next segment has this ordinal: the write failed and was not acknowledged.
+                Step::Record(found) if self.limit.is_some_and(|limit| found.ordinal >= limit) => {
+                    return Ok(Tail::Nothing);
+                }
+                Step::Record(found) => {
+                    if !before.is_empty() {
+                        let missing = self.expected.unwrap_or(found.ordinal)..found.ordinal;
+                        let Range { start, end } = before;
+                        let damage = Damage { segment: self.number, from: start, to: end, missing };
+                        self.damages.push(damage);
+                    }
+                    before = found.after..found.after;
+                    self.first.get_or_insert(found.ordinal);
+                    self.expected = Some(found.ordinal + 1);
+                    self.appended.get_or_insert(found.appended);
+                    self.records += 1;
+                    self.end = found.after;
+                }
+            }
+        }
+    }
+}
