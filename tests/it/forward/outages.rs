@@ -13,6 +13,9 @@ use super::*;
 use crate::harness::Process;
 use crate::stage::{event, until};
 
+/// A wire that leads nowhere takes a connection and drops it.
+const AWAY: [&str; 2] = ["UNAVAILABLE", "CANCELLED"];
+
 /// A scene with a sender and producers.
 struct Running {
     scene: Scene,
@@ -35,10 +38,11 @@ impl Running {
     }
 
     /// Waits until the spool waits for the service, and has told why.
-    async fn in_trouble(&self, code: &str) {
+    async fn in_trouble(&self, codes: &[&str]) {
         until("the status tells of it", SOON, async || {
             let (status, _) = self.scene.place.status();
-            status["last_error"].to_string().contains(code) && number(&status, "events") > 0
+            let error = status["last_error"].to_string();
+            codes.iter().any(|code| error.contains(code)) && number(&status, "events") > 0
         })
         .await;
     }
@@ -65,13 +69,13 @@ async fn a_service_that_is_not_there_yet_or_for_a_while_makes_no_letter_and_lose
     let scene = Scene::without_service(Stage::new().await).await;
     let mut running = Running::on(scene, 20_261_126).await;
     running.served(200).await;
-    running.in_trouble("UNAVAILABLE").await;
+    running.in_trouble(&AWAY).await;
     running.scene.serve().await;
     running.ships().await;
     for _ in 0..so_many(1, 20) {
         running.scene.unserve();
         running.served(200).await;
-        running.in_trouble("UNAVAILABLE").await;
+        running.in_trouble(&AWAY).await;
         running.scene.serve().await;
         running.ships().await;
     }
@@ -90,26 +94,23 @@ async fn a_service_without_room_makes_no_letter_and_loses_nothing() {
     sqlx::query("LOCK TABLE billing_event IN EXCLUSIVE MODE").execute(&mut *hold).await.unwrap();
     let client = scene.service.as_ref().unwrap().client_events().await;
     let mut others = JoinSet::new();
-    let mut refused = false;
     for n in 0.. {
         let mut client = client.clone();
         let request =
             RecordEventsRequest { events: vec![event(&format!("other-{n}"), 1)], skip_invalid: false };
         others.spawn(async move { client.record_events(request).await.map_err(|status| status.code()) });
-        tokio::task::yield_now().await;
-        if let Some(answer) = others.try_join_next() {
-            assert_eq!(answer.unwrap().unwrap_err(), Code::ResourceExhausted);
-            refused = true;
+        let soon = Duration::from_millis(10);
+        if let Ok(answer) = tokio::time::timeout(soon, others.join_next()).await {
+            assert_eq!(answer.unwrap().unwrap().unwrap_err(), Code::ResourceExhausted);
             break;
         }
-        assert!(n < 2_000, "it takes any number");
+        assert!(n < 1_000, "it takes any number");
     }
-    assert!(refused);
     // The sender's own batch was among those that wait, or is refused as well: cut off, it
     // comes again and is.
     scene.wire.cut_all();
     running.served(200).await;
-    running.in_trouble("RESOURCE_EXHAUSTED").await;
+    running.in_trouble(&["RESOURCE_EXHAUSTED"]).await;
     hold.rollback().await.unwrap();
     while let Some(answer) = others.join_next().await {
         drop(answer.unwrap());

@@ -19,7 +19,7 @@ use super::account::{Account, any_event, line, poison};
 use crate::events::Random;
 
 /// What has happened on all sockets so far.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Seen {
     pub written: AtomicU64,
     pub answered: AtomicU64,

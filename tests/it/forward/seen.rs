@@ -49,6 +49,8 @@ fn said(sender: &Process) -> Vec<String> {
 async fn good_and_bad_times_are_seen_in_the_status_the_metrics_and_one_line_of_the_log() {
     let mut random = Random(20_261_137);
     let mut scene = Scene::new().await;
+    // Without the wire: where no service is, a connection is refused.
+    scene.place.server = scene.service.as_ref().unwrap().url();
     let mut sender = scene
         .place
         .start(&["--admin-listen", "127.0.0.1:0", "--alert-age", "1s", "--batch-size", "10"])
@@ -74,7 +76,7 @@ async fn good_and_bad_times_are_seen_in_the_status_the_metrics_and_one_line_of_t
     assert_eq!(said(&sender), Vec::<String>::new(), "nothing to tell");
 
     // Bad.
-    scene.unserve();
+    let address = scene.service.take().unwrap().address().to_string();
     send(&scene, &mut random, "bad", 30, 0).await;
     until("the oldest event is old", SOON, async || {
         let (status, _) = scene.place.status();
@@ -103,7 +105,9 @@ async fn good_and_bad_times_are_seen_in_the_status_the_metrics_and_one_line_of_t
     assert!(bad.iter().all(|line| line.starts_with("\"WARN\"") || line.starts_with("\"ERROR\"")), "{bad:?}");
 
     // Good again.
-    scene.serve().await;
+    let book = scene.stage.pricebook();
+    let service = Service::start_at(&address, &scene.stage.url, &["--pricebook", &book]).await;
+    scene.service = Some(service);
     until("they are shipped", SOON, async || number(&scene.place.status().0, "events") == 0).await;
     until("that is told", SOON, async || said(&sender).len() >= 4).await;
     let good = said(&sender).split_off(2);
@@ -117,7 +121,7 @@ async fn good_and_bad_times_are_seen_in_the_status_the_metrics_and_one_line_of_t
     until("that is told", SOON, async || letters() > 0).await;
     send(&scene, &mut random, "more", 20, 3).await;
     until("they are set aside", SOON, async || number(&scene.place.status().0, "dead_letters") == 6).await;
-    assert_eq!(metric(&sender, "rater_dead_letters").await, 6.0);
+    until("the metrics tell it", SOON, async || metric(&sender, "rater_dead_letters").await == 6.0).await;
     assert_eq!(metric(&sender, "rater_forwarded_events_total{outcome=\"dead_lettered\"}").await, 6.0);
     assert_eq!(letters(), 1, "once, however many there are");
     println!("dead letters: {:#?}", said(&sender).split_off(4));
