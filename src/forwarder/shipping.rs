@@ -24,7 +24,6 @@ pub struct Shipping {
     consumer: Consumer,
     channel: Channel,
     batch_size: usize,
-    pauses: Pauses,
 }
 
 impl Shipping {
@@ -34,19 +33,19 @@ impl Shipping {
         channel: Channel,
         batch_size: usize,
     ) -> Shipping {
-        Shipping { forwarder, consumer, channel, batch_size, pauses: Pauses::default() }
+        Shipping { forwarder, consumer, channel, batch_size }
     }
 
-    /// With other pauses between tries.
+    /// Its records, for a test that ships them by itself.
     #[cfg(test)]
-    pub(super) fn with_pauses(self, pauses: Pauses) -> Shipping {
-        Shipping { pauses, ..self }
+    pub(super) fn into_consumer(self) -> Consumer {
+        self.consumer
     }
 
     /// Ships until it is told to stop, which lets a call in flight end, or until the forwarder is
     /// closed and everything is shipped. Says what there was to see then.
     pub async fn run(self, stop: CancellationToken) -> Seen {
-        let Shipping { forwarder, consumer, channel, batch_size, pauses } = self;
+        let Shipping { forwarder, consumer, channel, batch_size } = self;
         let way = Way {
             // One try at a time: what is to be done after it is decided here.
             sender: EventSender::new(channel, Duration::ZERO),
@@ -55,7 +54,7 @@ impl Shipping {
             watch: forwarder.watch.clone(),
             stop,
             batch_size,
-            pauses,
+            pauses: Pauses::default(),
         };
         let shipper = Shipper::new(Open { consumer, forwarder: forwarder.clone() }, way);
         let housekeeping = async {

@@ -90,6 +90,12 @@ impl Events {
     }
 }
 
+/// One line of JSON with these fields, in their order.
+fn json_object<'f>(fields: impl IntoIterator<Item = (&'f str, serde_json::Value)>) -> String {
+    let fields = fields.into_iter().map(|(name, value)| format!("\"{name}\":{value}"));
+    format!("{{{}}}\n", fields.collect::<Vec<_>>().join(","))
+}
+
 /// How a command of a spool ended.
 fn ended(result: Result<ExitCode, String>) -> ExitCode {
     result.unwrap_or_else(|message| fail(&printable(&message)))

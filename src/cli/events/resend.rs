@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
+use super::json_object;
 use crate::cli::client::ClientOptions;
 use crate::cli::console::Console;
 use crate::cli::output::{Format, csv, table};
@@ -79,14 +80,7 @@ fn summary(format: Format, resent: &Resent) -> Result<String, String> {
     match format {
         Format::Table => Ok(table(&headers, &[row]) + "\n"),
         Format::Csv => csv(&headers, &[row]),
-        Format::Json => {
-            let object: serde_json::Map<_, _> = headers
-                .iter()
-                .zip(numbers)
-                .map(|(name, number)| ((*name).to_owned(), number.into()))
-                .collect();
-            Ok(format!("{}\n", serde_json::Value::Object(object)))
-        }
+        Format::Json => Ok(json_object(headers.into_iter().zip(numbers.map(Into::into)))),
     }
 }
 

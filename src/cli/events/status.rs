@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
+use super::json_object;
 use crate::cli::console::Console;
 use crate::cli::output::{Format, csv, table};
 use crate::cli::{bytes, duration};
@@ -96,8 +97,7 @@ impl Found {
     fn text(&self, format: Format) -> Result<String, String> {
         let fields = self.fields();
         if format == Format::Json {
-            let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
-            return Ok(format!("{}\n", Value::Object(fields.collect())));
+            return Ok(json_object(fields));
         }
         // Both parts of what was shipped have a column of their own.
         let ever = self.saved.ever;

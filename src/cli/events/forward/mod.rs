@@ -11,10 +11,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::input::Taking;
+use super::json_object;
 use crate::admin;
 use crate::cli::client::ClientOptions;
 use crate::cli::console::Console;
@@ -170,7 +172,12 @@ impl Forward {
             let page = move || metrics::encode(&forwarder.seen());
             background.spawn(admin::serve_metrics(admin, page, done.clone()));
         }
-        let shipping = tokio::spawn(shipping.run(stop.clone()));
+        // If it ended early, nothing would be shipped any more, and nobody would know.
+        let (guard, running) = (stop.clone().drop_guard(), shipping.run(stop.clone()));
+        let shipping = tokio::spawn(async move {
+            let _guard = guard;
+            running.await
+        });
         let served = socket.is_some();
         let serving = socket.map(|socket| tokio::spawn(socket.serve(forwarder.clone(), stop.clone())));
         let mut taking = Taking::new(&forwarder, &stop);
@@ -180,19 +187,21 @@ impl Forward {
         let complete = taking.complete();
         if let Some(serving) = serving {
             // A socket serves until it is told to stop.
-            drop(serving.await);
+            ended(serving.await);
         }
         forwarder.close();
-        let seen = match shipping.await {
-            Ok(seen) => seen,
-            Err(lost) => std::panic::resume_unwind(lost.into_panic()),
-        };
+        let seen = ended(shipping.await);
         done.cancel();
         background.close();
         background.wait().await;
         tracing::info!(left = seen.depth.events, served, "stopped");
         (seen, complete)
     }
+}
+
+/// What a task came to; its panic is ours.
+fn ended<T>(task: Result<T, JoinError>) -> T {
+    task.unwrap_or_else(|lost| std::panic::resume_unwind(lost.into_panic()))
 }
 
 /// An input and its name in messages.
@@ -223,11 +232,7 @@ fn summary(format: Format, seen: &Seen) -> Result<String, String> {
     match format {
         Format::Table => Ok(table(&headers, &[row]) + "\n"),
         Format::Csv => csv(&headers, &[row]),
-        Format::Json => {
-            let object: serde_json::Map<_, _> =
-                fields.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect();
-            Ok(format!("{}\n", serde_json::Value::Object(object)))
-        }
+        Format::Json => Ok(json_object(fields.map(|(name, count)| (name, count.into())))),
     }
 }
 
