@@ -157,7 +157,7 @@ impl Account {
 pub const POISONS: [&str; 5] = ["NEGATIVE", "TOO_LARGE", "TOO_LONG", "MISSING", "NUL_CHARACTER"];
 
 fn is_poison(key: &str) -> bool {
-    POISONS.iter().any(|reason| key.ends_with(reason))
+    POISONS.iter().chain([&"EVENT_CONFLICT"]).any(|reason| key.ends_with(reason))
 }
 
 /// An event of random content, whatever can be stored. Its key is its adapter.

@@ -19,7 +19,7 @@ async fn cut_at_any_byte_on_both_hops_nothing_is_lost_or_there_twice() {
     near.cut_within(seed, 20_000, 300);
     // A batch has about 15 kB, and an answer with what opens the connection about 300 bytes.
     scene.wire.cut_within(seed ^ 1, 40_000, 800);
-    let manner = Manner { poison_every: 25, gives_up: 4, ..Manner::default() };
+    let manner = Manner { poison_every: 80, gives_up: 4, ..Manner::default() };
     let crowd = Crowd::on(&path, &scene.account, seed, manner);
     let many = |cuts: [u64; 2]| cuts[0] + cuts[1] >= each && cuts.iter().all(|cuts| *cuts >= each / 5);
     let within = SOON * so_many(1, 20);

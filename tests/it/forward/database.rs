@@ -21,7 +21,7 @@ async fn a_database_that_is_stopped_at_once_under_load_loses_and_doubles_nothing
     scene.wire.lead_to(Some(service.address()));
     scene.service = Some(service);
     let mut sender = scene.place.start(&["--batch-size", "100"]).await;
-    let manner = Manner { poison_every: 20, ..Manner::default() };
+    let manner = Manner { poison_every: 60, ..Manner::default() };
     let crowd = Crowd::on(&scene.place.socket, &scene.account, seed, manner);
     for stop in 0..wanted {
         let before = scene.stored().await;

@@ -198,6 +198,47 @@ async fn started_on_a_full_disk_it_ships_what_is_there() {
     println!("started on a full disk: {figures}");
 }
 
+/// Where there is no room for a spool, that is said, and what was begun is in nobody's way.
+#[tokio::test(flavor = "multi_thread")]
+async fn begun_without_room_for_a_spool_it_says_so_and_begins_later() {
+    let Some(disk) = Disk::new("begun_without_room_for_a_spool_it_says_so_and_begins_later", 4) else {
+        return;
+    };
+    let mut random = Random(20_261_139);
+    let mut scene = moved(Scene::new().await, &disk);
+    let mut begun = 0;
+    for leave in 0..12 {
+        // A few files find room, and the next does not.
+        scene.place.spool = disk.tmpfs.path().join(format!("spool-{leave}"));
+        disk.fill(leave);
+        let event = any_event(&mut random, &format!("room-{leave}"));
+        let (place, text) = (scene.place.clone(), line(&event));
+        let mut command = place.command();
+        command.arg("--listen-socket").arg(&place.socket);
+        let mut sender = Process::spawn(command);
+        let listens =
+            |sender: &Process| sender.logs().iter().any(|line| line.to_string().contains("listening"));
+        until("it begins or ends", SOON, async || sender.ended().is_some() || listens(&sender)).await;
+        if listens(&sender) {
+            begun += 1;
+        } else {
+            let said = sender.logs();
+            assert!(sender.wait(SOON).await.code() == Some(1) && said.len() == 1, "{leave} pages: {said:#?}");
+            assert!(said[0]["unparsed"].as_str().unwrap().contains("No space left"), "{said:#?}");
+        }
+        sender.kill();
+        sender.wait(SOON).await;
+        disk.free();
+        scene.account.sends(&event);
+        let output = tokio::task::spawn_blocking(move || place.forward(&["-"], &text)).await.unwrap();
+        assert_eq!(output.code(), Some(0), "{leave} pages: {output:?}");
+        scene.account.acknowledged(&event.adapter);
+    }
+    assert!(begun < 12, "there was always room");
+    let figures = scene.settle().await;
+    println!("{begun} of 12 found room for a spool: {figures}");
+}
+
 /// A damaged record is told; without room to set it aside, the others are shipped all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_on_a_full_disk_costs_no_other_record() {

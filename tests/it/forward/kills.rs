@@ -150,7 +150,7 @@ fn new(before: &[(String, u64)], now: &[(String, u64)]) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_the_sender_has_lost_nothing_that_it_acknowledged() {
     let seed = seed(20_261_121);
-    let wanted = so_many(26, 500);
+    let wanted = so_many(20, 500);
     let mut random = Random(seed);
     let scene = Scene::new().await;
     let manner = Manner { poison_every: 12, gives_up: 3, ..Manner::default() };

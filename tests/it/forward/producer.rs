@@ -94,7 +94,7 @@ pub struct Producer {
     pub batch: u64,
     /// One in so many can never be stored; 0: none.
     pub poison_every: u64,
-    /// At the end it does not send again what got no answer.
+    /// Of what got no answer it sends only some again.
     pub gives_up: bool,
     /// Between what was answered and what it sends next, at most.
     pub pause: Duration,
@@ -102,13 +102,10 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Until it is told to stop, and what it has sent is acknowledged or given up.
+    /// Until it is told to stop, and what it sends again is acknowledged.
     pub async fn run(mut self, mut over: watch::Receiver<bool>) {
         let mut pending: Vec<BillingEvent> = Vec::new();
         while !*over.borrow() || !pending.is_empty() {
-            if *over.borrow() && self.gives_up {
-                return;
-            }
             let Ok(mut connection) = Connection::open(&self.path).await else {
                 tokio::time::sleep(Duration::from_millis(3)).await;
                 continue;
@@ -122,6 +119,9 @@ impl Producer {
                 tokio::time::sleep(Duration::from_micros(pause)).await;
             }
             connection.waiting.values().for_each(|key| self.account.unanswered(key));
+            if self.gives_up {
+                pending.retain(|_| self.random.below(2) == 0);
+            }
         }
     }
 
@@ -204,13 +204,13 @@ pub struct Manner {
     pub batch: u64,
     pub poison_every: u64,
     pub pause: Duration,
-    /// One in so many does not send again at the end; 0: none.
+    /// One in so many sends only some of what got no answer again; 0: none.
     pub gives_up: u64,
 }
 
 impl Default for Manner {
     fn default() -> Manner {
-        let pause = Duration::from_millis(20);
+        let pause = Duration::from_millis(40);
         Manner { producers: 8, batch: 20, poison_every: 0, pause, gives_up: 0 }
     }
 }

@@ -13,11 +13,11 @@ use crate::proxy::{Deed, Proxy, Side, Spot};
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_around_commit_the_service_has_stored_each_event_once() {
     let seed = seed(20_261_122);
-    let wanted = so_many(6, 200);
+    let wanted = so_many(4, 200);
     let mut random = Random(seed);
     let mut scene = Scene::without_service(Stage::new().await).await;
     let mut sender = scene.place.start(&["--batch-size", "50"]).await;
-    let manner = Manner { poison_every: 10, ..Manner::default() };
+    let manner = Manner { poison_every: 50, ..Manner::default() };
     let crowd = Crowd::on(&scene.place.socket, &scene.account, seed, manner);
     let mut kills = BTreeMap::<String, u32>::new();
     for _ in 0..wanted {
