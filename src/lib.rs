@@ -14,6 +14,7 @@
 //! - [`service`]: use cases, one file each: what an RPC does, without gRPC.
 //! - [`grpc`]: tonic only: conversion, status, server, client.
 //! - [`cli`]: one file a command.
+//! - [`forwarder`]: the sender: events into a spool, and from there to a service.
 //! - [`dead_letters`]: what was refused, set aside in files.
 //! - [`admin`]: metrics, health and readiness over HTTP.
 //! - [`metrics`], [`telemetry`]: what is counted and how it is logged; nothing of ours inside.

@@ -39,30 +39,40 @@ pub enum Unread {
 impl Folder {
     /// Every file, by its letter's id; what has no letter's name, by its own.
     pub fn names(&self) -> Result<BTreeMap<String, PathBuf>, Error> {
-        let entries = match fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return self.nothing(),
-            Err(error) => return Err(io_error("read", &self.dir)(error)),
-        };
         let mut names = BTreeMap::new();
-        for entry in entries {
-            let path = entry.map_err(io_error("read", &self.dir))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name == LOCK || is_temporary(&name) {
-                continue;
-            }
+        self.each(|name, path| {
             let id = name.strip_suffix(".json").filter(|id| is_id(id));
-            names.insert(id.map_or(name.clone(), str::to_owned), path);
-        }
+            names.insert(id.unwrap_or(name).to_owned(), path);
+        })?;
         Ok(names)
     }
 
-    /// No letter was ever written here.
-    fn nothing(&self) -> Result<BTreeMap<String, PathBuf>, Error> {
-        match self.spool().is_dir() {
-            true => Ok(BTreeMap::new()),
-            false => Err(Error::NoSpool(self.spool().into())),
+    /// How many files there are.
+    pub fn count(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        self.each(|_, _| count += 1)?;
+        Ok(count)
+    }
+
+    fn each(&self, mut seen: impl FnMut(&str, PathBuf)) -> Result<(), Error> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            // No letter was ever written here.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.spool().is_dir() => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Error::NoSpool(self.spool().into()));
+            }
+            Err(error) => return Err(io_error("read", &self.dir)(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(io_error("read", &self.dir))?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name != LOCK && !is_temporary(&name) {
+                seen(&name, entry.path());
+            }
         }
+        Ok(())
     }
 
     fn spool(&self) -> &Path {
@@ -74,6 +84,10 @@ impl Folder {
     pub fn path(&self, id: &str) -> Option<PathBuf> {
         if is_id(id) {
             return Some(self.dir.join(format!("{id}.json")));
+        }
+        if id.contains(char::REPLACEMENT_CHARACTER) {
+            // A name that is no text.
+            return self.names().ok()?.remove(id);
         }
         let plain = !id.is_empty() && !id.contains(['/', '\0']) && !matches!(id, "." | ".." | LOCK);
         plain.then(|| self.dir.join(id))
@@ -88,7 +102,8 @@ impl Folder {
     pub fn create(&self) -> Result<(), Error> {
         match DirBuilder::new().mode(0o700).create(&self.dir) {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+            // Whoever made it may have been killed before its name was durable.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return sync(self.spool()),
             Err(error) => return Err(io_error("make", &self.dir)(error)),
         }
         let folder = File::open(&self.dir).map_err(io_error("read", &self.dir))?;
@@ -125,18 +140,19 @@ impl Folder {
 
     /// Takes these away; what is gone already is fine. How many were there.
     pub fn remove<'i>(&self, ids: impl IntoIterator<Item = &'i str>) -> Result<u64, Error> {
-        let mut removed = 0;
+        let (mut removed, mut failed) = (0, None);
         for path in ids.into_iter().filter_map(|id| self.path(id)) {
             match fs::remove_file(&path) {
                 Ok(()) => removed += 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(io_error("remove", &path)(error)),
+                // One that can't go keeps no other.
+                Err(error) => failed = failed.or(Some(io_error("remove", &path)(error))),
             }
         }
-        match removed {
-            0 => Ok(0),
-            removed => sync(&self.dir).map(|()| removed),
+        if removed > 0 {
+            sync(&self.dir)?;
         }
+        failed.map_or(Ok(removed), Err)
     }
 
     /// Gives what can't be read as a letter another name, since its own is needed: it stays for a

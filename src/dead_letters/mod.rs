@@ -166,7 +166,7 @@ impl DeadLetters {
 
     /// How many there are, damaged ones among them. Reads none of them.
     pub fn count(&self) -> Result<u64, Error> {
-        Ok(self.folder.names()?.len() as u64)
+        self.folder.count()
     }
 
     /// Takes one away, by its whole id.

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
@@ -128,13 +129,15 @@ fn what_is_no_letter_is_told_and_keeps_no_other_from_being_read() {
     let large = fs::File::create(folder.join("large")).expect("made");
     large.set_len(1 << 40).expect("sparse");
     file(".0.abc.tmp", b"half");
+    let no_text = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    fs::write(folder.join(no_text), "x").expect("written");
     let (mut letters_there, damaged) = listed(&letters);
     letters_there.sort();
     let mut expected = vec![one.clone(), two];
     expected.sort();
     assert_eq!(letters_there, expected);
     let why: BTreeMap<_, _> = damaged.iter().map(|(id, why)| (id.as_str(), why.as_str())).collect();
-    assert_eq!(why.len(), 10, "{why:?}");
+    assert_eq!(why.len(), 11, "{why:?}");
     for name in ["fifo", "folder", &id("f")] {
         assert_eq!(why[name], "is not a file");
     }
@@ -145,8 +148,9 @@ fn what_is_no_letter_is_told_and_keeps_no_other_from_being_read() {
     assert!(why[id("c").as_str()].ends_with(&format!("it is {one}")), "{why:?}");
     assert!(why[id("e").as_str()].starts_with("has version 2"), "{why:?}");
     assert!(why["large"].starts_with("is larger than"), "{why:?}");
-    assert_eq!(letters.count().expect("counted"), 12);
-    assert_eq!(letters.remove_all(&["notes.txt".into(), id("a")]).expect("removed"), 2);
+    assert_eq!(letters.count().expect("counted"), 13);
+    let dropped = ["notes.txt".into(), id("a"), "\u{fffd}\u{fffd}".into()];
+    assert_eq!(letters.remove_all(&dropped).expect("removed"), 3);
 }
 
 #[test]

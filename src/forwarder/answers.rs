@@ -121,14 +121,18 @@ impl Group {
         group
     }
 
-    /// The answers, each a line of JSON: what is bad is refused, and the rest was taken or not.
-    pub fn answers(&self, taken: Result<(), &AppendError>) -> String {
-        let mut answers: Vec<Answer> =
-            self.bad.iter().map(|bad| Answer::refused(bad.number, &bad.error)).collect();
-        match taken {
-            Ok(()) => answers.extend(self.numbers.last().map(|line| Answer { line: *line, refused: None })),
-            Err(error) => answers.extend(self.numbers.iter().map(|line| Answer::refused(*line, error))),
-        }
+    /// The answers, each a line of JSON: what is bad is refused; of the rest all was taken, or so
+    /// many of the first, and why not more.
+    pub fn answers(&self, taken: &Result<(), (usize, AppendError)>) -> String {
+        let (count, error) = match taken {
+            Ok(()) => (self.numbers.len(), None),
+            Err((count, error)) => (*count, Some(error)),
+        };
+        let (there, refused) = self.numbers.split_at(count.min(self.numbers.len()));
+        let bad = self.bad.iter().map(|bad| Answer::refused(bad.number, &bad.error));
+        let last = there.last().map(|line| Answer { line: *line, refused: None });
+        let not_taken = refused.iter().filter_map(|line| Some(Answer::refused(*line, error?)));
+        let mut answers: Vec<Answer> = bad.chain(last).chain(not_taken).collect();
         answers.sort_by_key(|answer| answer.line);
         answers.iter().filter_map(|answer| Some(serde_json::to_string(answer).ok()? + "\n")).collect()
     }
@@ -176,7 +180,7 @@ mod tests {
     fn an_answer_covers_what_is_before_it_and_refusals_stand_in_their_place() {
         let group = group(&[EVENT, "nonsense", "", EVENT, "{}{}", " \t"]);
         assert_eq!(group.payloads.len(), 2);
-        let answers = group.answers(Ok(()));
+        let answers = group.answers(&Ok(()));
         let lines: Vec<&str> = answers.lines().collect();
         assert!(
             lines[0].starts_with(r#"{"line":2,"refused":"NOT_AN_EVENT","error":"column 2: "#),
@@ -191,7 +195,7 @@ mod tests {
     fn every_line_of_a_group_that_was_not_taken_is_refused() {
         let group = group(&[EVENT, "nonsense", EVENT]);
         let full = AppendError::Spool(spool::AppendError::Full { bytes: 10, max_bytes: 9 });
-        let answers = group.answers(Err(&full));
+        let answers = group.answers(&Err((0, full)));
         let refused: Vec<serde_json::Value> =
             answers.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         let words: Vec<_> =
@@ -201,8 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_of_a_group_is_acknowledged_and_the_rest_refused() {
+        let group = group(&[EVENT, "nonsense", EVENT, EVENT, EVENT]);
+        let full = AppendError::Spool(spool::AppendError::Full { bytes: 10, max_bytes: 9 });
+        let answers = group.answers(&Err((2, full)));
+        let starts = [
+            r#"{"line":2,"refused":"NOT_AN_EVENT""#,
+            r#"{"line":3}"#,
+            r#"{"line":4,"refused":"SPOOL_FULL""#,
+            r#"{"line":5,"refused":"SPOOL_FULL""#,
+        ];
+        assert_eq!(answers.lines().count(), 4);
+        assert!(answers.lines().zip(starts).all(|(line, start)| line.starts_with(start)), "{answers}");
+    }
+
+    #[test]
     fn blank_lines_alone_are_not_answered() {
-        assert_eq!(group(&["", "  ", "\t"]).answers(Ok(())), "");
+        assert_eq!(group(&["", "  ", "\t"]).answers(&Ok(())), "");
     }
 
     #[test]

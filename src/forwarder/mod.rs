@@ -174,34 +174,67 @@ impl Forwarder {
         }
     }
 
-    /// Takes encoded events in. What is refused here is counted by whoever tells the producer.
-    pub async fn take(&self, payloads: Vec<Vec<u8>>, timeless: bool) -> Result<(), AppendError> {
-        let Some(spool) = self.book.spool() else {
-            return Err(AppendError::Spool(spool::AppendError::Closed));
-        };
-        let count = payloads.len();
-        if count == 0 {
-            return Ok(());
+    /// Takes encoded events in, all of them or none. What is refused here is counted by whoever
+    /// tells the producer.
+    async fn take(&self, payloads: Vec<Vec<u8>>, timeless: bool) -> Result<(), AppendError> {
+        let taken = self.spool(payloads, timeless).await;
+        self.tell(taken.as_ref().err());
+        Ok(taken?)
+    }
+
+    /// Takes the first of these encoded events in, as many as there is room for: all of them, or
+    /// how many, and why not more. One that would not fit into an empty spool, either, is too long.
+    pub async fn take_some(
+        &self,
+        mut payloads: &[Vec<u8>],
+        timeless: bool,
+    ) -> Result<(), (usize, AppendError)> {
+        let (all, mut size) = (payloads.len(), payloads.len());
+        while !payloads.is_empty() {
+            let (part, rest) = payloads.split_at(size.min(payloads.len()));
+            match self.spool(part.to_vec(), timeless).await {
+                Ok(()) => payloads = rest,
+                Err(spool::AppendError::Full { .. }) if part.len() > 1 => size = part.len() / 2,
+                Err(error) => {
+                    self.tell(Some(&error));
+                    let error = match (&error, part) {
+                        (spool::AppendError::Full { max_bytes, .. }, [lone])
+                            if too_long(lone, *max_bytes) =>
+                        {
+                            AppendError::TooLong {
+                                max_bytes: usize::try_from(*max_bytes).unwrap_or(usize::MAX),
+                            }
+                        }
+                        _ => error.into(),
+                    };
+                    return Err((all - payloads.len(), error));
+                }
+            }
         }
-        match spool.append(payloads).await {
-            Ok(()) => {
-                self.book.spooled(count);
-                self.watch.intake_works();
-                if timeless {
-                    self.watch.no_event_time();
-                }
-                Ok(())
+        self.tell(None);
+        Ok(())
+    }
+
+    async fn spool(&self, payloads: Vec<Vec<u8>>, timeless: bool) -> Result<(), spool::AppendError> {
+        let spool = self.book.spool().ok_or(spool::AppendError::Closed)?;
+        let count = payloads.len();
+        spool.append(payloads).await?;
+        self.book.spooled(count);
+        if timeless {
+            self.watch.no_event_time();
+        }
+        Ok(())
+    }
+
+    /// Whether events are taken in, and why not.
+    fn tell(&self, error: Option<&spool::AppendError>) {
+        match error {
+            None => self.watch.intake_works(),
+            Some(spool::AppendError::Full { bytes, max_bytes }) => self.watch.full(*bytes, *max_bytes),
+            Some(error @ (spool::AppendError::DiskFull(_) | spool::AppendError::Io(_))) => {
+                self.watch.intake_fails(&error.to_string());
             }
-            Err(error) => {
-                match &error {
-                    spool::AppendError::Full { bytes, max_bytes } => self.watch.full(*bytes, *max_bytes),
-                    spool::AppendError::DiskFull(_) | spool::AppendError::Io(_) => {
-                        self.watch.intake_fails(&error.to_string());
-                    }
-                    spool::AppendError::TooLong { .. } | spool::AppendError::Closed => {}
-                }
-                Err(error.into())
-            }
+            Some(spool::AppendError::TooLong { .. } | spool::AppendError::Closed) => {}
         }
     }
 
@@ -225,3 +258,11 @@ impl Forwarder {
         self.book.seen()
     }
 }
+
+/// Whether it would not fit into an empty spool, with what is written around it.
+fn too_long(payload: &[u8], max_bytes: u64) -> bool {
+    u64::try_from(payload.len()).unwrap_or(u64::MAX).saturating_add(256) > max_bytes
+}
+
+#[cfg(test)]
+mod tests;

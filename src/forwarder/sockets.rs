@@ -151,7 +151,7 @@ impl Connection {
                 return self.write.shutdown().await;
             }
             let stopping = AppendError::Spool(spool::AppendError::Closed);
-            self.answer(&Group::of(lines), Err(&stopping)).await?;
+            self.answer(&Group::of(lines), Err((0, stopping))).await?;
         }
     }
 
@@ -176,20 +176,19 @@ impl Connection {
     }
 
     async fn take(&mut self, lines: Vec<Line>) -> io::Result<()> {
-        let mut group = Group::of(lines);
-        let payloads = std::mem::take(&mut group.payloads);
-        let taken = self.forwarder.take(payloads, group.timeless).await;
-        self.answer(&group, taken.as_ref().map(|()| ())).await
+        let group = Group::of(lines);
+        let taken = self.forwarder.take_some(&group.payloads, group.timeless).await;
+        self.answer(&group, taken).await
     }
 
-    async fn answer(&mut self, group: &Group, taken: Result<(), &AppendError>) -> io::Result<()> {
+    async fn answer(&mut self, group: &Group, taken: Result<(), (usize, AppendError)>) -> io::Result<()> {
         for bad in &group.bad {
             self.forwarder.book.refused(bad.error.word().as_str(), 1);
         }
-        if let Err(error) = taken {
-            self.forwarder.book.refused(error.word().as_str(), group.numbers.len());
+        if let Err((count, error)) = &taken {
+            self.forwarder.book.refused(error.word().as_str(), group.numbers.len() - count);
         }
-        let answers = group.answers(taken);
+        let answers = group.answers(&taken);
         let too_late = async {
             self.stop.cancelled().await;
             tokio::time::sleep(LAST_ANSWER).await;

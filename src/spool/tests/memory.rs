@@ -24,6 +24,7 @@ pub struct Memory {
     /// Handles and locks of a process that ended are worth nothing.
     life: u64,
     locked: bool,
+    pub killed: bool,
     pub millis: u64,
     /// Calls until one fails, and how.
     pub fail_in: Option<(u64, Fault)>,
@@ -40,6 +41,8 @@ pub enum Fault {
     NoSpace,
     /// EIO, for calls that change something.
     Broken,
+    /// The process is killed in the middle of a call, and does nothing more.
+    Killed,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -94,6 +97,7 @@ impl MemoryDisk {
         memory.life += 1;
         memory.locked = false;
         memory.fail_in = None;
+        memory.killed = false;
         memory.files.values_mut().for_each(|node| node.failed = false);
         MemoryDisk(self.0.clone(), memory.life)
     }
@@ -106,7 +110,7 @@ impl MemoryDisk {
 
     fn enter(&self, changes: bool, needs_room: bool) -> io::Result<MutexGuard<'_, Memory>> {
         let mut memory = self.get();
-        if memory.life != self.1 {
+        if memory.life != self.1 || memory.killed {
             return Err(io::Error::other("of a process that ended"));
         }
         if changes && let Some(error) = memory.fails(needs_room) {
@@ -129,9 +133,10 @@ impl Memory {
             return None;
         }
         self.fail_in = (left > 0).then(|| (left - 1, fault));
+        self.killed = left == 0 && fault == Fault::Killed;
         (left == 0).then(|| match fault {
             Fault::NoSpace => no_space(),
-            Fault::Broken => io::Error::from_raw_os_error(5),
+            Fault::Broken | Fault::Killed => io::Error::from_raw_os_error(5),
         })
     }
 
@@ -312,6 +317,9 @@ impl File for Handle {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.disk.get().killed {
+            return Err(missing());
+        }
         let entered = self.disk.enter(true, true);
         let (mut memory, error) = match entered {
             Ok(memory) => (memory, None),
@@ -340,7 +348,7 @@ impl File for Handle {
     fn sync(&self) -> io::Result<()> {
         let entered = self.disk.enter(true, true).map(drop);
         let mut memory = self.disk.get();
-        if memory.life != self.disk.1 {
+        if memory.life != self.disk.1 || memory.killed {
             return Err(missing());
         }
         memory.syncs += 1;

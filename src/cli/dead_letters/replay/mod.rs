@@ -3,7 +3,7 @@
 //! history; trouble that is not the event's own ends it and leaves the letters as they are.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +69,8 @@ impl Replay {
         let ids = chosen(&letters, &self.ids, self.all)?;
         let named = ids.len() as u64;
         let ids = in_order(&letters, ids, console);
-        let mut sending = Sending::new(&letters, Pace::of(self.rate), stop, console);
+        let pause = async |until: Instant| tokio::time::sleep_until(until.into()).await;
+        let mut sending = Sending::new(&letters, Pace::of(self.rate), pause, stop, console);
         let ended = match ids.is_empty() {
             true => Ok(()),
             false => {

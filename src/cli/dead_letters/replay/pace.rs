@@ -1,8 +1,6 @@
 //! So many events a second, and no more.
 
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep_until};
+use std::time::{Duration, Instant};
 
 /// The most events in one call, whatever the rate.
 const MOST: u32 = 1_000;
@@ -25,10 +23,11 @@ impl Pace {
         usize::try_from((self.rate / 10).clamp(1, MOST)).unwrap_or(1)
     }
 
-    /// Waits until so many events may be sent.
-    pub async fn wait(&mut self, events: usize) {
-        sleep_until(self.next).await;
+    /// When so many events may be sent.
+    pub fn due(&mut self, events: usize) -> Instant {
         let nanos = (events as u64).saturating_mul(1_000_000_000).div_ceil(self.rate.into());
-        self.next = Instant::now() + Duration::from_nanos(nanos);
+        let due = self.next.max(Instant::now());
+        self.next = due + Duration::from_nanos(nanos);
+        due
     }
 }

@@ -1,6 +1,6 @@
 //! The letters on their way: read, sent, and gone or put back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use serde::Serialize;
@@ -50,9 +50,11 @@ struct Sendable {
     event: BillingEvent,
 }
 
-pub struct Sending<'s, 'c> {
+pub struct Sending<'s, 'c, P> {
     letters: &'s DeadLetters,
     pace: Pace,
+    /// Waits until then.
+    pause: P,
     stop: CancellationToken,
     console: &'s mut Console<'c>,
     totals: Totals,
@@ -60,14 +62,16 @@ pub struct Sending<'s, 'c> {
     unclear: Vec<(Letter, Failure)>,
 }
 
-impl<'s, 'c> Sending<'s, 'c> {
+impl<'s, 'c, P: AsyncFnMut(Instant)> Sending<'s, 'c, P> {
+    /// Sends at this pace, until it is told to stop.
     pub fn new(
         letters: &'s DeadLetters,
         pace: Pace,
+        pause: P,
         stop: CancellationToken,
         console: &'s mut Console<'c>,
-    ) -> Sending<'s, 'c> {
-        Sending { letters, pace, stop, console, totals: Totals::default(), unclear: Vec::new() }
+    ) -> Sending<'s, 'c, P> {
+        Sending { letters, pace, pause, stop, console, totals: Totals::default(), unclear: Vec::new() }
     }
 
     pub fn totals(&self) -> Totals {
@@ -158,13 +162,13 @@ impl<'s, 'c> Sending<'s, 'c> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err("stopped".into()),
-            () = self.pace.wait(part.len()) => {}
+            () = (self.pause)(self.pace.due(part.len())) => {}
         }
         let events = part.iter().map(|sendable| sendable.event.clone()).collect();
         let stop = self.stop.clone();
         let answer = tokio::select! {
             answer = send(events) => answer,
-            () = async { stop.cancelled().await; tokio::time::sleep(PATIENCE).await } => {
+            () = async { stop.cancelled().await; (self.pause)(Instant::now() + PATIENCE).await } => {
                 return Err("stopped, with a call that got no answer: its events may be stored or not".into());
             }
         };

@@ -107,14 +107,21 @@ impl<'a> Taking<'a> {
             }
         }
         pause = FIRST_PAUSE;
-        while let Err(error) = self.forwarder.take(group.payloads.clone(), group.timeless).await {
+        let (mut payloads, mut numbers) = (&group.payloads[..], &group.numbers[..]);
+        while let Err((taken, error)) = self.forwarder.take_some(payloads, group.timeless).await {
+            (payloads, numbers) = (&payloads[taken..], &numbers[taken..]);
+            if taken > 0 {
+                pause = FIRST_PAUSE;
+            }
+            let from = numbers.first().copied();
             match error.word() {
                 // The forwarder says so in its log, once.
                 Word::SpoolFull | Word::DiskFull | Word::SpoolFailed => {
                     self.wait(name, from, &mut pause).await?;
                 }
                 _ => {
-                    self.say(&format!("{name}: from line {} on: {error}", from.unwrap_or(1)));
+                    let from = from.unwrap_or_default();
+                    self.say(&format!("{name}:{from}: {error}; from this line on nothing was taken"));
                     return Err(Stopped);
                 }
             }

@@ -173,8 +173,9 @@ impl Forward {
             background.spawn(admin::serve_metrics(admin, page, done.clone()));
         }
         // If it ended early, nothing would be shipped any more, and nobody would know.
-        let (guard, running) = (stop.clone().drop_guard(), shipping.run(stop.clone()));
-        let shipping = tokio::spawn(async move {
+        let last = CancellationToken::new();
+        let (guard, running) = (stop.clone().drop_guard(), shipping.run(last.clone()));
+        let mut shipping = tokio::spawn(async move {
             let _guard = guard;
             running.await
         });
@@ -190,7 +191,14 @@ impl Forward {
             ended(serving.await);
         }
         forwarder.close();
-        let seen = ended(shipping.await);
+        // Last of all, so that it knows what was taken in.
+        let seen = tokio::select! {
+            seen = &mut shipping => ended(seen),
+            () = stop.cancelled() => {
+                last.cancel();
+                ended(shipping.await)
+            }
+        };
         done.cancel();
         background.close();
         background.wait().await;
