@@ -34,6 +34,7 @@ async fn a_full_spool_refuses_what_comes_and_evicts_nothing() {
             }
         }
         taken += 1;
+        assert!(taken < 20_000, "there is always room");
     };
     assert_eq!(reason, "SPOOL_FULL");
     assert!(!error.is_empty() && !error.contains('\n'), "{error}");

@@ -144,7 +144,7 @@ impl Plan {
         })
     }
 
-    async fn connection(self: Arc<Plan>, from_client: From, to_client: To) {
+    async fn connection(self: Arc<Plan>, mut from_client: From, mut to_client: To) {
         let behind = self.behind.lock().unwrap().clone();
         let server: std::io::Result<(From, To)> = match behind {
             None => return,
@@ -158,22 +158,26 @@ impl Plan {
                 (Box::new(from) as From, Box::new(to) as To)
             }),
         };
-        let Ok((from_server, to_server)) = server else { return };
+        let Ok((mut from_server, mut to_server)) = server else { return };
         let cut = self.connections.lock().unwrap().child_token();
         let mut limits = [u64::MAX; 2];
         if let Some(cutting) = self.cutting.lock().unwrap().as_mut() {
             let side = cutting.random.below(2) as usize;
             limits[side] = cutting.random.below(cutting.within[side]);
         }
-        let up = self.relay(Toward::Server, from_client, to_server, limits[0], &cut);
-        let down = self.relay(Toward::Client, from_server, to_client, limits[1], &cut);
-        // A side that ends by itself leaves the other one open: half-closed.
+        let up = self.relay(Toward::Server, &mut from_client, &mut to_server, limits[0], &cut);
+        let down = self.relay(Toward::Client, &mut from_server, &mut to_client, limits[1], &cut);
+        // A side that ends by itself leaves the other one open: half-closed. A cut ends both, and
+        // closes nothing before: no answer to what was cut off may come through.
         tokio::join!(up, down);
     }
 
-    async fn relay(&self, toward: Toward, mut from: From, mut to: To, limit: u64, cut: &CancellationToken) {
-        let work = self.pass(toward, &mut from, &mut to, limit);
-        let broken = cut.run_until_cancelled(work).await.unwrap_or(true);
+    async fn relay(&self, toward: Toward, from: &mut From, to: &mut To, limit: u64, cut: &CancellationToken) {
+        let broken = tokio::select! {
+            biased;
+            () = cut.cancelled() => return,
+            broken = self.pass(toward, from, to, limit) => broken,
+        };
         if broken {
             cut.cancel();
         } else {
