@@ -10,7 +10,10 @@
 //! how long the calls of others take beside it and without it, and how soon a follower hears of
 //! what it changes.
 //!
-//! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try.
+//! At the end, how fast a spool takes events in, which needs no database.
+//!
+//! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try;
+//! RATER_BENCH_PART=spool runs that part alone.
 
 #![allow(missing_docs, clippy::float_arithmetic)]
 
@@ -23,6 +26,7 @@ mod pace;
 mod room;
 mod service;
 mod speed;
+mod spool;
 
 use std::env::VarError;
 use std::time::Duration;
@@ -41,6 +45,11 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const FULL: i64 = 6_000_000;
 
 fn main() -> Outcome<()> {
+    match std::env::var("RATER_BENCH_PART").as_deref() {
+        Err(VarError::NotPresent) => {}
+        Ok("spool") => return spool::measure(),
+        other => return Err(format!("RATER_BENCH_PART is no part: {other:?}").into()),
+    }
     let events = number("RATER_BENCH_EVENTS", FULL)?;
     let rounds = number("RATER_BENCH_ROUNDS", 7)?.max(1);
     let dir = tempfile::Builder::new().prefix("rater-bench-").tempdir()?;
@@ -49,7 +58,8 @@ fn main() -> Outcome<()> {
     let result = runtime.block_on(measure(&postgres, dir.path(), events, rounds));
     drop(runtime);
     postgres.stop();
-    result
+    result?;
+    spool::measure()
 }
 
 async fn measure(

@@ -68,7 +68,7 @@ impl Checkpoint {
         self.generation += 1;
         let slot = encode(self.spool, self.generation, position);
         if let Some(file) = self.file.take() {
-            let offset = if self.generation % 2 == 0 { 0 } else { SECOND as u64 };
+            let offset = if self.generation.is_multiple_of(2) { 0 } else { SECOND as u64 };
             if file.write_at(&slot, offset).and_then(|()| file.sync()).is_ok() {
                 self.file = Some(file);
                 return Ok(());

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! frame     marker 4 | length 4 | ordinal 8 | appended 8 | CRC of the head 4 | CRC of all 4 | payload
-//! segment   magic 8 | version 4 | 0 4 | number 8 | spool 16 | first ordinal 8 | created 8 | 0 4 | CRC 4
+//! segment   magic 8 | version 4 | unsure 4 | number 8 | spool 16 | first ordinal 8 | created 8 | 0 4 | CRC 4
 //! identity  magic 8 | version 4 | spool 16 | CRC 4, twice
 //! ```
 //!
@@ -27,6 +27,8 @@ pub(super) const HEADER: usize = 64;
 pub(super) const IDENTITY: usize = 32;
 /// The format of everything here.
 pub(super) const VERSION: u32 = 1;
+/// The bit of a frame's length that says that a write, of one frame or of many, began with it.
+const BEGINS: u32 = 1 << 31;
 /// No bytes of any UTF-8 text.
 pub(super) const MARKER: [u8; 4] = [0xf5, b'r', b'e', 0xfe];
 
@@ -51,6 +53,8 @@ pub(super) struct Head {
     pub len: usize,
     pub ordinal: u64,
     pub appended: u64,
+    /// A write began with it: everything before it was on disk by then.
+    pub begins: bool,
     crc: u32,
 }
 
@@ -62,6 +66,9 @@ pub(super) struct SegmentHeader {
     /// Of the first record it gets. Whole frames of an earlier segment from this one on were
     /// never acknowledged.
     pub first: u64,
+    /// How many of the ordinals before that may lack without a loss: they are of a write that was
+    /// never finished, or nobody could make sure of them.
+    pub unsure: u32,
     pub created: u64,
 }
 
@@ -80,11 +87,12 @@ impl Place {
     }
 }
 
-/// Appends a record's frame, which will lie at `place`.
+/// Appends a record's frame, which will lie at `place`. The first frame of a write begins it.
 pub(super) fn encode(into: &mut Vec<u8>, place: Place, ordinal: u64, appended: u64, payload: &[u8]) {
     let start = into.len();
+    let begins = if start == 0 { BEGINS } else { 0 };
     into.extend_from_slice(&MARKER);
-    into.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    into.extend_from_slice(&(payload.len() as u32 | begins).to_le_bytes());
     into.extend_from_slice(&ordinal.to_le_bytes());
     into.extend_from_slice(&appended.to_le_bytes());
     let head = crc32c_append(place.seed(), &into[start..]);
@@ -99,10 +107,10 @@ pub(super) fn head(bytes: &[u8], place: Place) -> Option<Head> {
     if bytes[..4] != MARKER {
         return None;
     }
-    let len = u32_at(bytes, 4) as usize;
+    let (len, begins) = ((u32_at(bytes, 4) & !BEGINS) as usize, u32_at(bytes, 4) & BEGINS != 0);
     let whole = len <= MAX_RECORD && crc32c_append(place.seed(), &bytes[..24]) == u32_at(bytes, 24);
     let (ordinal, appended) = (u64_at(bytes, 8), u64_at(bytes, 16));
-    whole.then_some(Head { len, ordinal, appended, crc: u32_at(bytes, 28) })
+    whole.then_some(Head { len, ordinal, appended, begins, crc: u32_at(bytes, 28) })
 }
 
 impl Head {
@@ -122,6 +130,7 @@ impl SegmentHeader {
         let mut bytes = [0; HEADER];
         bytes[..8].copy_from_slice(SEGMENT_MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.unsure.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.number.to_le_bytes());
         bytes[24..40].copy_from_slice(&self.spool.0);
         bytes[40..48].copy_from_slice(&self.first.to_le_bytes());
@@ -138,6 +147,7 @@ impl SegmentHeader {
                 number: u64_at(bytes, 16),
                 spool: id_at(bytes, 24),
                 first: u64_at(bytes, 40),
+                unsure: u32_at(bytes, 12),
                 created: u64_at(bytes, 48),
             }),
             version => Told::Newer(version),

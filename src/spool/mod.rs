@@ -179,7 +179,11 @@ impl Consumer {
             }
             let changed = tokio::time::timeout(TIDY_EVERY, self.shared.changed.notified()).await;
             if changed.is_err() {
-                self.blocking(|reader| Ok(reader.tidy())).await?;
+                self.blocking(|reader| {
+                    reader.tidy();
+                    Ok(())
+                })
+                .await?;
             }
         }
     }

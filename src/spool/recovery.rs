@@ -71,9 +71,11 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<
         tidying: Mutex::new(()),
         _lock: LockFile(lock),
     });
-    let next_ordinal = shared.adopt(found)?;
+    let unsure = found.segments.last().and_then(|last| last.unsure.first()).map(|range| range.start);
+    let (next_ordinal, unsettled) = shared.adopt(found)?;
+    let unsure = unsure.into_iter().chain(unsettled).min();
     let reader = Reader::new(shared.clone(), checkpoint);
-    Ok((Writer::new(shared, next_segment, next_ordinal), reader))
+    Ok((Writer::new(shared, next_segment, next_ordinal, unsure), reader))
 }
 
 /// The folder, closed to others, and its parents as usual; each name on disk.
@@ -194,14 +196,18 @@ fn begin(last: Option<Position>, found: &Survey, looked_at: bool) -> Position {
 }
 
 impl Shared {
-    /// Takes over what was found, and says which ordinal comes next.
-    fn adopt(&self, found: Survey) -> Result<u64, Error> {
+    /// Takes over what was found, and says which ordinal comes next, and from which one on nobody
+    /// can be sure that what was read is on disk.
+    fn adopt(&self, found: Survey) -> Result<(u64, Option<u64>), Error> {
         let mut next = self.state().position.ordinal.max(1);
+        let mut unsettled = None;
         for looked in &found.segments {
             for damage in &looked.damages {
                 self.adopt_damage(damage);
             }
-            self.settle(looked);
+            // Those before the last one were settled when it was begun.
+            unsettled = (!self.settle(looked)).then_some(looked.ordinals.start);
+            self.state().unsure.extend(looked.unsure.iter().cloned());
             next = next.max(looked.ordinals.end);
             self.state().segments.push_back(Segment {
                 number: looked.number,
@@ -214,11 +220,10 @@ impl Shared {
             });
         }
         self.set_aside();
-        for folder in [self.layout.segments()] {
-            self.disk.sync_dir(&folder).map_err(Error::io("sync", &folder))?;
-        }
+        let segments = self.layout.segments();
+        self.disk.sync_dir(&segments).map_err(Error::io("sync", &segments))?;
         self.retire_old()?;
-        Ok(next)
+        Ok((next, unsettled))
     }
 
     fn adopt_damage(&self, damage: &Damage) {
@@ -232,7 +237,7 @@ impl Shared {
 
     /// What was read is on disk, and a write that was never finished is cut off. Where that can't
     /// be it does no harm: nothing behind the last record is ever read.
-    fn settle(&self, looked: &Looked) {
+    fn settle(&self, looked: &Looked) -> bool {
         let path = self.layout.segment(looked.number);
         let result = self.disk.open(&path, true).and_then(|file| {
             if looked.cut && self.kept_first(looked) {
@@ -246,9 +251,11 @@ impl Shared {
             }
             file.sync()
         });
-        if let Err(error) = result {
-            tracing::warn!(segment = looked.number, %error, "a segment of the spool could not be settled");
-        }
+        result
+            .inspect_err(|error| {
+                tracing::warn!(segment = looked.number, %error, "a segment of the spool could not be settled");
+            })
+            .is_ok()
     }
 
     /// What is cut off and could be more than an unfinished write is set aside before.

@@ -29,6 +29,8 @@ pub(super) struct Found {
     pub after: u64,
     pub ordinal: u64,
     pub appended: u64,
+    /// A write began with it.
+    pub begins: bool,
     pub payload: Vec<u8>,
 }
 
@@ -115,7 +117,14 @@ impl Scanner {
         self.place.offset = after;
         self.whole = after;
         self.expected = Some(head.ordinal + 1);
-        Ok(Some(Found { offset, after, ordinal: head.ordinal, appended: head.appended, payload }))
+        Ok(Some(Found {
+            offset,
+            after,
+            ordinal: head.ordinal,
+            appended: head.appended,
+            begins: head.begins,
+            payload,
+        }))
     }
 
     /// Where the next whole frame after the damage at `from` lies, or the end.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -48,6 +49,8 @@ pub(super) struct State {
     pub shipped: BTreeMap<u64, (u64, SystemTime)>,
     /// Missing records that are not before `position`.
     pub missing: u64,
+    /// Ordinals that lack and were never promised.
+    pub unsure: Vec<Range<u64>>,
     pub damaged: Damaged,
     /// Nothing is appended any more.
     pub closed: bool,
@@ -105,7 +108,7 @@ impl Shared {
     pub fn damage(&self, damage: Damage) {
         let mut state = self.state();
         let name = damaged_name(damage.segment, damage.from, damage.to);
-        if state.damaged.files.contains_key(&name) || state.damaged.due.contains(&damage) {
+        if state.damaged.files.contains_key(&name) || state.damaged.due.iter().any(|due| due.is_at(&damage)) {
             return;
         }
         let missing = damage.missing.end.saturating_sub(damage.missing.start);
@@ -232,7 +235,11 @@ impl State {
             }
         }
         let ordinals = position.ordinal.saturating_sub(self.position.ordinal);
-        position.missing += ordinals.saturating_sub(records);
+        let passed = |range: &Range<u64>| {
+            range.end.min(position.ordinal).saturating_sub(range.start.max(self.position.ordinal))
+        };
+        let unsure: u64 = self.unsure.iter().map(passed).sum();
+        position.missing += ordinals.saturating_sub(records + unsure);
         position
     }
 

@@ -40,6 +40,10 @@ pub(super) struct Looked {
     /// Bytes behind the last record are there to be cut off. Where acknowledged records were lost
     /// with them they stay, or the loss would look like another one the next time.
     pub cut: bool,
+    /// Ordinals that lack and may: of a write that was not finished when the power failed.
+    pub unsure: Vec<Range<u64>>,
+    /// Records before this one, in earlier segments, were acknowledged.
+    certain: Option<u64>,
     first_appended: Option<u64>,
 }
 
@@ -50,6 +54,13 @@ pub(super) struct Damage {
     pub from: u64,
     pub to: u64,
     pub missing: Range<u64>,
+}
+
+impl Damage {
+    /// The same bytes.
+    pub fn is_at(&self, other: &Damage) -> bool {
+        (self.segment, self.from, self.to) == (other.segment, other.from, other.to)
+    }
 }
 
 impl Survey {
@@ -84,16 +95,17 @@ pub(super) fn survey(
 ) -> Result<Survey, Error> {
     let start = position.unwrap_or_default();
     let mut found = Survey::default();
-    let mut limit = None;
+    let (mut limit, mut certain) = (None, None);
     for number in numbers(disk, &layout.segments())?.into_iter().rev() {
         if number < start.segment {
             break;
         }
         let at = (number == start.segment).then_some((start.offset, start.ordinal));
-        let Some(mut looked) = look(disk, layout, Asked { spool, number, at, limit, live })? else {
+        let Some(mut looked) = look(disk, layout, Asked { spool, number, at, limit, certain, live })? else {
             continue;
         };
         limit = Some(looked.ordinals.start).filter(|first| *first > 0).or(limit);
+        certain = looked.certain.or(limit);
         if let Some(at) = looked.first_appended {
             found.oldest = Some(at);
         }
@@ -119,12 +131,14 @@ struct Asked {
     at: Option<(u64, u64)>,
     /// Where the next segment begins.
     limit: Option<u64>,
+    /// Up to where records were acknowledged for certain.
+    certain: Option<u64>,
     live: bool,
 }
 
 /// One segment; None when it is gone meanwhile.
 fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>, Error> {
-    let Asked { spool, number, at, limit, live } = asked;
+    let Asked { spool, number, at, limit, certain, live } = asked;
     let path = layout.segment(number);
     let fail = |error| Error::io("read", &path)(error);
     let Some(file) = unless_missing(disk.open(&path, false)).map_err(fail)? else { return Ok(None) };
@@ -146,11 +160,15 @@ fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>
     let end_ordinal = walk.expected.or(limit).unwrap_or(0);
     let first = walk.first.or(limit).unwrap_or(0);
     let lost = limit.filter(|limit| walk.expected.is_some_and(|expected| expected < *limit));
+    if limit.is_none() {
+        walk.spare_last_write();
+    }
     if let Some(limit) = lost {
         walk.damages.push(Damage { segment: number, from: walk.end, to: size, missing: end_ordinal..limit });
     } else if limit.is_none() && tail == Tail::Unclear && !live {
         walk.damages.push(Damage { segment: number, from: walk.end, to: size, missing: 0..0 });
     }
+    walk.spare_from(certain);
     Ok(Some(Looked {
         number,
         size,
@@ -160,6 +178,8 @@ fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>
         records: walk.records,
         damages: walk.damages,
         cut: walk.end < size && lost.is_none(),
+        unsure: walk.unsure,
+        certain: header.map(|header| header.first.saturating_sub(u64::from(header.unsure))),
         first_appended: walk.appended,
     }))
 }
@@ -202,9 +222,30 @@ struct Walk {
     records: u64,
     appended: Option<u64>,
     damages: Vec<Damage>,
+    /// How many of those lie before the last frame that began a write: that much was on disk once.
+    written: usize,
+    unsure: Vec<Range<u64>>,
 }
 
 impl Walk {
+    /// Nothing tells a hole in the last write of all from one that the power failure left in it.
+    fn spare_last_write(&mut self) {
+        for damage in &mut self.damages[self.written..] {
+            self.unsure.push(std::mem::replace(&mut damage.missing, 0..0));
+        }
+    }
+
+    /// A later segment says what was unsure when it began.
+    fn spare_from(&mut self, certain: Option<u64>) {
+        let Some(certain) = certain else { return };
+        for Range { start, end } in self.damages.iter_mut().map(|damage| &mut damage.missing) {
+            if certain < *end {
+                self.unsure.push(certain.max(*start)..*end);
+                *end = certain.max(*start);
+            }
+        }
+    }
+
     fn all(&mut self, mut scanner: Scanner, from: u64, size: u64) -> io::Result<Tail> {
         let mut before = from..from;
         loop {
@@ -223,6 +264,9 @@ impl Walk {
                         let Range { start, end } = before;
                         let damage = Damage { segment: self.number, from: start, to: end, missing };
                         self.damages.push(damage);
+                    }
+                    if found.begins {
+                        self.written = self.damages.len();
                     }
                     before = found.after..found.after;
                     self.first.get_or_insert(found.ordinal);

@@ -22,6 +22,8 @@ pub(super) struct Writer {
     active: Option<Active>,
     next_segment: u64,
     next_ordinal: u64,
+    /// From here to the first record of this process nobody was promised anything for certain.
+    unsure: Option<u64>,
     group: Vec<u8>,
 }
 
@@ -35,8 +37,8 @@ struct Active {
 }
 
 impl Writer {
-    pub fn new(shared: Arc<Shared>, next_segment: u64, next_ordinal: u64) -> Writer {
-        Writer { shared, active: None, next_segment, next_ordinal, group: Vec::new() }
+    pub fn new(shared: Arc<Shared>, next_segment: u64, next_ordinal: u64, unsure: Option<u64>) -> Writer {
+        Writer { shared, active: None, next_segment, next_ordinal, unsure, group: Vec::new() }
     }
 
     /// Appends the records of several calls; the answer to each in turn.
@@ -85,6 +87,7 @@ impl Writer {
         let durable = active.durable + self.group.len() as u64;
         let count = records.len() as u64;
         self.next_ordinal += count;
+        self.unsure = None;
         let mut state = self.shared.state();
         if let Some(segment) = state.segments.back_mut() {
             segment.durable = durable;
@@ -121,6 +124,7 @@ impl Writer {
             number,
             spool: shared.spool,
             first: self.next_ordinal,
+            unsure: self.unsure.map_or(0, |from| u32::try_from(self.next_ordinal - from).unwrap_or(u32::MAX)),
             created: millis(shared.disk.now()),
         };
         let file = shared.disk.create(&path)?;

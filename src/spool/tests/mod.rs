@@ -1,5 +1,7 @@
 //! What a spool promises, on a disk in memory that fails as wanted and on real files.
 
+#![allow(clippy::unwrap_used)]
+
 mod crash;
 mod damage;
 mod faults;
