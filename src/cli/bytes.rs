@@ -23,7 +23,7 @@ pub fn say(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let fits = (1..=units.len()).rev().find(|step| bytes >> (10 * step) > 0);
     let Some(step) = fits else { return format!("{bytes} B") };
-    let tenths = u128::from(bytes) * 10 >> (10 * step);
+    let tenths = (u128::from(bytes) * 10) >> (10 * step);
     format!("{}.{} {}", tenths / 10, tenths % 10, units[step - 1])
 }
 

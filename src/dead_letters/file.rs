@@ -46,9 +46,10 @@ pub fn decode(id: &str, text: &[u8]) -> Result<Letter, String> {
         return Err(format!("has version {version}; this program reads version {VERSION}"));
     }
     let letter: Letter = serde_json::from_str(&json).map_err(no_letter)?;
-    match letter.id == id && letter.content.id() == id {
+    let made = letter.content.id(letter.origin.as_deref());
+    match letter.id == id && made == id {
         true => Ok(letter),
-        false => Err(format!("has the name of another letter; it is {}", letter.content.id())),
+        false => Err(format!("has the name of another letter; it is {made}")),
     }
 }
 

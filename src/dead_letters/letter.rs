@@ -35,15 +35,19 @@ impl Content {
     }
 
     /// The id of a letter with this content: the same content is the same letter, whatever the
-    /// order of an event's fields.
-    pub fn id(&self) -> String {
+    /// order of an event's fields. What has no `request_id` may have come more than once and mean
+    /// it each time, so that there the origin makes the difference.
+    pub fn id(&self, origin: Option<&str>) -> String {
         let (kind, text) = match self {
             Content::Event(event) => ("event", canonical(event)),
             Content::Line(line) => ("line", line.clone()),
             Content::Bytes(bytes) => ("bytes", bytes.clone()),
         };
-        let digest = Sha256::new().chain_update(kind).chain_update([0]).chain_update(text).finalize();
-        hex::encode(&digest[..16])
+        let mut digest = Sha256::new().chain_update(kind).chain_update([0]);
+        if let (Some(origin), true) = (origin, self.request_id().is_none_or(str::is_empty)) {
+            digest = digest.chain_update(origin).chain_update([0]);
+        }
+        hex::encode(&digest.chain_update(text).finalize()[..16])
     }
 
     /// As it can be written and read again: JSON that no parser would take back (nested too
@@ -97,6 +101,9 @@ pub struct Refused {
     pub message: String,
     /// When it was written to the spool.
     pub spooled_at: Option<DateTime<Utc>>,
+    /// Where it came from: the same each time that the same thing is refused again, and another
+    /// for everything else.
+    pub origin: Option<String>,
 }
 
 /// One time that a letter was refused.
@@ -117,7 +124,7 @@ pub struct Attempt {
 /// Something that was refused, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Letter {
-    /// Made of its content: 32 hex digits.
+    /// Made of its content, and of its origin where that has no `request_id`: 32 hex digits.
     pub id: String,
     /// What was refused.
     #[serde(flatten)]
@@ -130,6 +137,9 @@ pub struct Letter {
     pub tries: u64,
     /// When it was first written to the spool.
     pub spooled_at: Option<DateTime<Utc>>,
+    /// As in [`Refused`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// The letter that it was before somebody mended it.
     pub mended_from: Option<String>,
     /// The last [`HISTORY`] attempts, oldest first.
@@ -137,6 +147,11 @@ pub struct Letter {
 }
 
 impl Refused {
+    /// The id of its letter.
+    pub fn id(&self) -> String {
+        self.content.clone().kept().id(self.origin.as_deref())
+    }
+
     /// The same as a letter's attempt. Times are kept to the microsecond.
     fn attempt(self, at: DateTime<Utc>) -> Attempt {
         let kept = |text: String| cut(&text, MAX_TEXT_BYTES).to_owned();
@@ -154,10 +169,12 @@ impl Letter {
     /// What was refused for the first time.
     pub(super) fn first(refused: Refused, at: DateTime<Utc>) -> Letter {
         let (content, spooled_at) = (refused.content.clone().kept(), refused.spooled_at);
+        let origin = refused.origin.clone();
         let attempt = refused.attempt(at);
         Letter {
-            id: content.id(),
+            id: content.id(origin.as_deref()),
             content,
+            origin,
             first_at: attempt.at,
             last_at: attempt.at,
             tries: 1,
@@ -185,7 +202,7 @@ impl Letter {
 
     /// With another content, and everything that has happened.
     pub(super) fn mended(self, content: Content) -> Letter {
-        Letter { id: content.id(), content, mended_from: Some(self.id), ..self }
+        Letter { id: content.id(self.origin.as_deref()), content, mended_from: Some(self.id), ..self }
     }
 
     /// Whether the other letter has become this one already: mending was cut off before its end.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -22,7 +23,7 @@ fn event(id: u32) -> Content {
 
 fn refused(content: Content) -> Refused {
     let [code, field, reason] = ["INVALID_ARGUMENT", "prompt_tokens", "NEGATIVE"].map(String::from);
-    Refused { content, code, field, reason, message: "is -1".into(), spooled_at: None }
+    Refused { content, code, field, reason, message: "is -1".into(), spooled_at: None, origin: None }
 }
 
 fn at(second: i64) -> DateTime<Utc> {
@@ -51,7 +52,7 @@ fn a_letter_is_kept_whole_and_privately() {
         letters.put_at(vec![Refused { spooled_at, ..refused(content) }], at(0)).expect("put");
     }
     for content in contents {
-        let letter = letters.get(&content.id()).expect("there");
+        let letter = letters.get(&content.id(None)).expect("there");
         assert_eq!((letter.content, letter.tries), (content, 1));
         assert_eq!((letter.first_at, letter.last_at), (at(0).with_nano(), at(0).with_nano()));
         assert_eq!(letter.spooled_at, Some(at(-60).with_nano()));
@@ -87,11 +88,35 @@ fn the_same_content_is_one_letter_whose_tries_are_counted_in_full() {
         serde_json::from_str(r#"{"aborted":false,"prompt_tokens":"-1","request_id":"r1"}"#).expect("JSON"),
     );
     letters.put_at(vec![refused(again.clone()), refused(event(2)), refused(again)], at(25)).expect("put");
-    let letter = letters.get(&event(1).id()).expect("there");
+    let letter = letters.get(&event(1).id(None)).expect("there");
     assert_eq!((letter.tries, letter.history.len()), (27, 20));
     assert_eq!((letter.first_at, letter.last_at), (at(0).with_nano(), at(25).with_nano()));
     assert_eq!(letter.history[0].at, at(7).with_nano());
-    assert_eq!(listed(&letters).0, [event(1).id(), event(2).id()], "oldest first");
+    assert_eq!(listed(&letters).0, [event(1).id(None), event(2).id(None)], "oldest first");
+}
+
+#[test]
+fn what_has_no_request_id_is_a_letter_for_each_place_that_it_came_from() {
+    let (_dir, letters, _) = spool();
+    let nameless = |id: serde_json::Value| Content::Event(json!({"request_id": id, "prompt_tokens": "7"}));
+    let from = |content, origin: &str| Refused { origin: Some(origin.into()), ..refused(content) };
+    let (empty, line) = (nameless("".into()), Content::Line("{".into()));
+    for origin in ["record 1", "record 2", "record 1"] {
+        letters.put(vec![from(empty.clone(), origin), from(line.clone(), origin)]).expect("put");
+        letters.put(vec![from(nameless("r".into()), origin)]).expect("put");
+    }
+    let tries: BTreeMap<String, u64> = listed(&letters)
+        .0
+        .iter()
+        .map(|id| letters.get(id).expect("there"))
+        .map(|letter| (letter.id, letter.tries))
+        .collect();
+    let mut expected = BTreeMap::from([(nameless("r".into()).id(None), 3)]);
+    for content in [empty, line] {
+        expected.insert(content.id(Some("record 1")), 2);
+        expected.insert(content.id(Some("record 2")), 1);
+    }
+    assert_eq!(tries, expected);
 }
 
 #[test]
@@ -102,14 +127,14 @@ fn puts_at_the_same_time_forget_no_try() {
             scope.spawn(|| (0..25).for_each(|_| letters.put(vec![refused(event(1))]).expect("put")));
         }
     });
-    assert_eq!(letters.get(&event(1).id()).expect("there").tries, 200);
+    assert_eq!(letters.get(&event(1).id(None)).expect("there").tries, 200);
 }
 
 #[test]
 fn what_is_no_letter_is_told_and_keeps_no_other_from_being_read() {
     let (_dir, letters, folder) = spool();
     letters.put(vec![refused(event(1)), refused(event(2))]).expect("put");
-    let (one, two) = (event(1).id(), event(2).id());
+    let (one, two) = (event(1).id(None), event(2).id(None));
     let whole = fs::read(folder.join(format!("{one}.json"))).expect("there");
     let id = |digit: &str| digit.repeat(32);
     let file = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).expect("written");
@@ -157,7 +182,7 @@ fn what_is_no_letter_is_told_and_keeps_no_other_from_being_read() {
 fn a_letter_that_was_cut_or_changed_anywhere_is_not_taken_for_one() {
     let (_dir, letters, folder) = spool();
     letters.put(vec![refused(event(1)), refused(Content::Line("{".into()))]).expect("put");
-    for id in [event(1).id(), Content::Line("{".into()).id()] {
+    for id in [event(1).id(None), Content::Line("{".into()).id(None)] {
         let path = folder.join(format!("{id}.json"));
         let whole = fs::read(&path).expect("there");
         let (mut cut, mut changed) = (0, 0);
@@ -186,7 +211,7 @@ fn a_letter_that_was_cut_or_changed_anywhere_is_not_taken_for_one() {
 #[test]
 fn what_cannot_be_read_makes_room_for_its_letter_and_stays() {
     let (_dir, letters, folder) = spool();
-    let id = event(1).id();
+    let id = event(1).id(None);
     letters.put(vec![refused(event(1))]).expect("put");
     fs::write(folder.join(format!("{id}.json")), "half a let").expect("written");
     letters.put(vec![refused(event(1))]).expect("put");
@@ -231,7 +256,7 @@ fn an_id_names_nothing_outside_of_the_folder() {
 fn an_id_may_be_shortened_to_what_no_other_begins_with() {
     let (_dir, letters, _) = spool();
     letters.put((0..40).map(|n| refused(event(n))).collect()).expect("put");
-    let id = event(7).id();
+    let id = event(7).id(None);
     assert_eq!(letters.find(&[id[..12].into(), id.clone()]).expect("one"), [id]);
     let ambiguous = ('0'..='9').find_map(|digit| match letters.find(&[digit.to_string()]) {
         Err(Error::Ambiguous { prefix, count }) => Some((prefix, count)),
@@ -248,12 +273,12 @@ fn a_mended_letter_keeps_its_history_and_the_old_one_goes() {
     let (_dir, letters, folder) = spool();
     letters.put_at(vec![refused(event(1))], at(0)).expect("put");
     letters.put_at(vec![refused(event(1))], at(1)).expect("put");
-    let old = letters.get(&event(1).id()).expect("there");
+    let old = letters.get(&event(1).id(None)).expect("there");
     assert_eq!(letters.mend(&old.id, event(1)).expect("the same"), old);
     let before = fs::read(folder.join(format!("{}.json", old.id))).expect("there");
     let new = letters.mend(&old.id, event(2)).expect("mended");
     assert_eq!((&new.content, new.tries, &new.history), (&event(2), 2, &old.history));
-    assert_eq!((new.id.clone(), new.mended_from.as_deref()), (event(2).id(), Some(old.id.as_str())));
+    assert_eq!((new.id.clone(), new.mended_from.as_deref()), (event(2).id(None), Some(old.id.as_str())));
     assert_eq!(listed(&letters), (vec![new.id.clone()], vec![]));
     // Killed before the old one went: once more is the same.
     fs::write(folder.join(format!("{}.json", old.id)), before).expect("written");
@@ -261,7 +286,7 @@ fn a_mended_letter_keeps_its_history_and_the_old_one_goes() {
     assert_eq!(listed(&letters), (vec![new.id.clone()], vec![]));
     // Into a letter that is there already.
     letters.put_at(vec![refused(event(3))], at(5)).expect("put");
-    let both = letters.mend(&event(3).id(), event(2)).expect("mended");
+    let both = letters.mend(&event(3).id(None), event(2)).expect("mended");
     assert_eq!((both.tries, both.history.len(), both.first_at), (3, 3, at(0).with_nano()));
     assert_eq!(listed(&letters), (vec![new.id], vec![]));
 }
@@ -292,5 +317,5 @@ fn what_killed_processes_left_is_cleared_away_after_a_while() {
     fs::write(&new, "half").expect("written");
     letters.lock().expect("free");
     assert!(!old.exists() && new.exists());
-    assert_eq!(listed(&letters), (vec![event(1).id()], vec![]));
+    assert_eq!(listed(&letters), (vec![event(1).id(None)], vec![]));
 }

@@ -198,7 +198,7 @@ impl<S: Source> Shipper<S> {
         if letters.is_empty() {
             return Ok(());
         }
-        let ids: Vec<String> = letters.iter().map(|letter| letter.content.id()).collect();
+        let ids: Vec<String> = letters.iter().map(Refused::id).collect();
         loop {
             let (folder, again) = (self.way.letters.clone(), letters.clone());
             let put = tokio::task::spawn_blocking(move || folder.put(again)).await;

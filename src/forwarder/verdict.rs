@@ -108,6 +108,7 @@ impl Batch {
                 reason: UNREADABLE.into(),
                 message: "the spool held this where an event belongs; it is whole, and no event".into(),
                 spooled_at: Some(utc(record.appended_at)),
+                origin: Some(origin(record)),
             }
         })
     }
@@ -128,6 +129,7 @@ fn letter(
         reason: reason.into(),
         message,
         spooled_at: Some(utc(record.appended_at)),
+        origin: Some(origin(record)),
     }
 }
 
@@ -140,6 +142,11 @@ fn content(event: &BillingEvent, payload: &[u8]) -> Content {
         Some(json) => Content::Event(json),
         None => Content::of_line(payload),
     }
+}
+
+/// The same when the record is shipped again: its ordinal is the spool's for ever.
+fn origin(record: &Record) -> String {
+    format!("record {}", record.ordinal)
 }
 
 fn utc(time: SystemTime) -> DateTime<Utc> {

@@ -22,7 +22,7 @@ fn event(id: &str, tokens: &str) -> Content {
 fn refused(content: Content) -> Refused {
     let [code, field, reason, message] =
         ["INVALID_ARGUMENT", "prompt_tokens", "NEGATIVE", ""].map(String::from);
-    Refused { content, code, field, reason, message, spooled_at: None }
+    Refused { content, code, field, reason, message, spooled_at: None, origin: None }
 }
 
 /// A spool with a bad event and a line that is none.
@@ -65,7 +65,7 @@ async fn letters_are_listed_oldest_first_and_damaged_ones_last() {
     let json = printed(&dir, &["list", "-o", "json"]).await;
     let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let first = &lines[0];
-    assert_eq!((&first["id"], &first["request_id"]), (&event("r1", "-1").id().into(), &"r1".into()));
+    assert_eq!((&first["id"], &first["request_id"]), (&event("r1", "-1").id(None).into(), &"r1".into()));
     assert_eq!(
         (&first["reason"], &first["tries"], &first["damaged"]),
         (&"NEGATIVE".into(), &1.into(), &Value::Null)
@@ -96,12 +96,12 @@ async fn no_letters_are_an_empty_list_and_no_spool_is_an_error() {
 #[tokio::test]
 async fn a_letter_is_shown_with_its_history_and_as_its_file_has_it() {
     let (dir, letters) = spool();
-    let id = event("r1", "-1").id();
+    let id = event("r1", "-1").id(None);
     let file = std::fs::read_to_string(letters.dir().join(format!("{id}.json"))).expect("there");
     assert_eq!(printed(&dir, &["show", &id, "-o", "json"]).await, file);
     let table = printed(&dir, &["show", &id[..16]]).await;
     assert!(table.contains("event.prompt_tokens") && table.contains("NEGATIVE"), "{table}");
-    let line = printed(&dir, &["show", &Content::Line("{\u{1b}[31m".into()).id()]).await;
+    let line = printed(&dir, &["show", &Content::Line("{\u{1b}[31m".into()).id(None)]).await;
     assert!(line.contains("{\\u{1b}[31m") && !line.contains('\u{1b}'), "{line}");
     assert_eq!(printed(&dir, &["show", &id, "-o", "csv"]).await.lines().count(), 2);
     let shown: Value = serde_json::from_str(&printed(&dir, &["show", &id, "--event"]).await).expect("JSON");
@@ -114,7 +114,7 @@ async fn a_letter_is_shown_with_its_history_and_as_its_file_has_it() {
 #[tokio::test]
 async fn a_letter_is_mended_from_a_file_and_a_bad_one_is_named() {
     let (dir, letters) = spool();
-    let old = event("r1", "-1").id();
+    let old = event("r1", "-1").id(None);
     let file = dir.path().join("event.json");
     let name = file.display().to_string();
     let mend = ["mend", &old[..12], &name, "-o", "json"];
@@ -138,7 +138,7 @@ async fn a_letter_is_mended_from_a_file_and_a_bad_one_is_named() {
     assert!(err.contains("nothing was changed"), "{err}");
     std::fs::write(&file, "{\n\"requestId\": \"r1\",\n\"promptTokens\": 1}\n").expect("written");
     let (_, out, err) = run(&dir, &mend).await;
-    let new = event("r1", "1").id();
+    let new = event("r1", "1").id(None);
     assert_eq!(serde_json::from_str::<Value>(&out).expect("JSON"), json!({"id": new, "mended_from": old}));
     assert!(err.contains(&format!("`rater dead-letters replay {new}` sends it")), "{err}");
     assert_eq!(letters.get(&new).expect("there").history.len(), 1);
@@ -152,7 +152,7 @@ async fn letters_are_dropped_by_name_or_all_and_never_by_mistake() {
     std::fs::write(letters.dir().join("notes.txt"), "x").expect("written");
     assert_eq!(failed(&dir, &["drop"]).await, "say which letters: their ids, or --all");
     assert_eq!(failed(&dir, &["drop", "--all", "abc"]).await, "give ids or --all, not both");
-    let id = event("r1", "-1").id();
+    let id = event("r1", "-1").id(None);
     assert!(failed(&dir, &["drop", &id, "zzz"]).await.contains("zzz"));
     assert_eq!(letters.count().expect("counted"), 3, "all of them or none");
     assert_eq!(printed(&dir, &["drop", &id, &id[..9], "-o", "json"]).await, "{\"dropped\":1}\n");
@@ -163,7 +163,7 @@ async fn letters_are_dropped_by_name_or_all_and_never_by_mistake() {
 #[tokio::test]
 async fn who_changes_letters_excludes_others_who_do_and_nobody_else() {
     let (dir, letters) = spool();
-    let id = event("r1", "-1").id();
+    let id = event("r1", "-1").id(None);
     let file = dir.path().join("event.json");
     std::fs::write(&file, "{\"request_id\":\"r1\"}").expect("written");
     let name = file.display().to_string();

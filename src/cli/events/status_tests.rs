@@ -68,6 +68,7 @@ async fn each_thing_that_is_bad_is_named() {
         reason: "NOT_AN_EVENT".into(),
         message: String::new(),
         spooled_at: None,
+        origin: None,
     };
     running.set_aside(vec![letter]).await.expect("set aside");
     fs::write(folder.join("damaged/00000000000000000001-40-9.bin"), "precious!").expect("a file");

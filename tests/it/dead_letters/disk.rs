@@ -45,7 +45,9 @@ async fn on_a_full_disk_letters_are_put_whole_or_not_and_the_others_stay() {
         failed += 1;
     }
     assert_eq!(failed, 3);
-    DeadLetters::of(disk.path()).remove_all(&["a", "b"].map(|id| Content::Event(poison(id)).id())).unwrap();
+    DeadLetters::of(disk.path())
+        .remove_all(&["a", "b"].map(|id| Content::Event(poison(id)).id(None)))
+        .unwrap();
 
     // A replay can't write down that a letter was refused again, and keeps it.
     fill(disk.path(), 0);

@@ -35,7 +35,7 @@ fn poison(id: &str) -> Value {
 
 fn refused(content: Content) -> Refused {
     let [code, field, reason] = ["INVALID_ARGUMENT", "prompt_tokens", "NEGATIVE"].map(String::from);
-    Refused { content, code, field, reason, message: String::new(), spooled_at: None }
+    Refused { content, code, field, reason, message: String::new(), spooled_at: None, origin: None }
 }
 
 fn put(spool: &Path, events: impl IntoIterator<Item = Value>) {
@@ -56,11 +56,13 @@ fn totals(output: &Output) -> Vec<u64> {
 }
 
 /// Every file and what it holds.
-fn files(spool: &Path) -> Vec<(String, Vec<u8>)> {
+fn files(spool: &Path) -> Vec<(String, String)> {
     let mut files: Vec<_> = fs::read_dir(spool.join("dead-letters"))
         .unwrap()
         .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).unwrap()))
+        .map(|entry| {
+            (entry.file_name().to_string_lossy().into_owned(), fs::read_to_string(entry.path()).unwrap())
+        })
         .collect();
     files.sort();
     files
@@ -210,11 +212,11 @@ async fn letters_are_seen_to_while_the_spool_is_in_use() {
     let in_use = fs::File::create(spool.path().join("lock")).unwrap();
     in_use.lock().unwrap();
     put(spool.path(), [event("one"), poison("two")]);
-    let id = Content::Event(poison("two")).id();
+    let id = Content::Event(poison("two")).id(None);
     assert_eq!(letters(&rig, spool.path(), &["list"]).stdout.lines().count(), 3);
     let mend = ["dead-letters", "mend", &id, "-", "--spool", spool.path().to_str().unwrap()];
     assert_eq!(run_in(&[], &mend, "{\"request_id\":\"two\"}").code(), Some(0));
-    let one = Content::Event(event("one")).id();
+    let one = Content::Event(event("one")).id(None);
     assert_eq!(letters(&rig, spool.path(), &["replay", &one]).code(), Some(0));
     assert_eq!(letters(&rig, spool.path(), &["drop", "--all", "-o", "csv"]).stdout, "dropped\n1\n");
     assert_eq!(stored(&rig).await, 1);

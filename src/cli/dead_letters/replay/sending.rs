@@ -235,6 +235,7 @@ impl<'s, 'c, P: AsyncFnMut(Instant)> Sending<'s, 'c, P> {
                 reason,
                 message,
                 spooled_at: letter.spooled_at,
+                origin: letter.origin,
             });
         }
         let count = put.len() as u64;

@@ -16,7 +16,7 @@ fn content(id: usize) -> Content {
 
 fn refused(content: Content) -> Refused {
     let [code, field, reason, message] = ["INVALID_ARGUMENT", "model", "TOO_LONG", ""].map(String::from);
-    Refused { content, code, field, reason, message, spooled_at: None }
+    Refused { content, code, field, reason, message, spooled_at: None, origin: None }
 }
 
 /// Letters of events, the first the oldest.
@@ -164,7 +164,7 @@ async fn what_is_stored_goes_and_what_is_refused_goes_back_with_its_history() {
     assert_eq!(ran.err.lines().count(), 3);
     assert!(ran.err.contains("refused: model TOO_LONG (request_id \"r00003\")"), "{}", ran.err);
     assert!(ran.err.contains("refused: NOT_AN_EVENT column"), "{}", ran.err);
-    let letter = letters.get(&content(3).id()).expect("there");
+    let letter = letters.get(&content(3).id(None)).expect("there");
     assert_eq!(letter.history.len(), 2);
 }
 
@@ -289,7 +289,7 @@ async fn it_is_a_success_only_when_all_that_was_named_is_stored() {
     assert!(command(&dir, vec![], &["nosuch"]).await.0.expect_err("unknown").contains("no letter nosuch"));
     let rejected =
         RejectedEvent { index: 0, field: "model".into(), reason: "MISSING".into(), request_id: "".into() };
-    let one = content(0).id();
+    let one = content(0).id(None);
     let ran = command(&dir, vec![Does::Rejects(vec![rejected])], &[&one[..20], "-o", "csv"]).await;
     assert_eq!((ran.0, ran.1.as_str()), (Ok(false), "replayed,stored,duplicates,refused,left\n1,0,0,1,0\n"));
     let ran = command(&dir, vec![], &[&one, "-o", "json"]).await;

@@ -12,7 +12,7 @@ use crate::cli::console::Console;
 use crate::dead_letters::{Content, Refused};
 use crate::forwarder::answers::{Bad, Group};
 use crate::forwarder::lines::{GROUP_BYTES, Line, Lines};
-use crate::forwarder::{Forwarder, Word};
+use crate::forwarder::{AppendError, Forwarder, Word};
 
 /// A line up to this is kept as a dead letter when it is no event.
 const LONGEST_KEPT: usize = 1024 * 1024;
@@ -29,12 +29,14 @@ pub struct Taking<'a> {
     forwarder: &'a Forwarder,
     stop: &'a CancellationToken,
     complete: bool,
+    /// Of the letters of this input, with the line.
+    origin: String,
 }
 
 impl<'a> Taking<'a> {
     /// Into this forwarder, until it is told to stop.
     pub fn new(forwarder: &'a Forwarder, stop: &'a CancellationToken) -> Taking<'a> {
-        Taking { forwarder, stop, complete: true }
+        Taking { forwarder, stop, complete: true, origin: String::new() }
     }
 
     /// Whether every line so far was an event, and was taken.
@@ -44,6 +46,11 @@ impl<'a> Taking<'a> {
 
     /// Takes one in, up to its end.
     pub async fn file(&mut self, name: &str, file: File) {
+        // A file that is given again has the same lines in the same places; a pipe has not.
+        self.origin = match file.metadata() {
+            Ok(meta) if meta.is_file() => name.to_owned(),
+            _ => format!("{name} {}", uuid::Uuid::new_v4()),
+        };
         let (mut chunks, mut lines) = (chunks(file), Lines::new(LONGEST_KEPT));
         loop {
             let group = lines.take();
@@ -92,7 +99,7 @@ impl<'a> Taking<'a> {
             match text {
                 Some(text) => {
                     self.say(&format!("{name}:{number}: {error} (kept as a dead letter)"));
-                    letters.push(letter(&text, error.word(), format!("{name}:{number}: {error}")));
+                    letters.push(self.letter(&text, name, number, &error));
                 }
                 None => self.say(&format!("{name}:{number}: {error}; this line was not taken")),
             }
@@ -129,6 +136,18 @@ impl<'a> Taking<'a> {
         Ok(())
     }
 
+    fn letter(&self, text: &[u8], name: &str, number: u64, error: &AppendError) -> Refused {
+        Refused {
+            content: Content::of_line(text),
+            code: "INVALID_ARGUMENT".into(),
+            field: String::new(),
+            reason: error.word().as_str().into(),
+            message: format!("{name}:{number}: {error}"),
+            spooled_at: None,
+            origin: Some(format!("{}:{number}", self.origin)),
+        }
+    }
+
     async fn wait(&mut self, name: &str, line: Option<u64>, pause: &mut Duration) -> Result<(), Stopped> {
         tokio::select! {
             () = self.stop.cancelled() => {
@@ -153,17 +172,6 @@ impl<'a> Taking<'a> {
     fn say(&mut self, line: &str) {
         self.complete = false;
         Console::standard().say_plain(line);
-    }
-}
-
-fn letter(text: &[u8], word: Word, message: String) -> Refused {
-    Refused {
-        content: Content::of_line(text),
-        code: "INVALID_ARGUMENT".into(),
-        field: String::new(),
-        reason: word.as_str().into(),
-        message,
-        spooled_at: None,
     }
 }
 
