@@ -184,6 +184,7 @@ async fn a_full_spool_refuses_and_takes_again_when_there_is_room() {
     let mut producer = scene.connect().await;
     let (mut sent, mut refused) = (0, Vec::new());
     while refused.is_empty() {
+        assert!(sent < 100_000, "it takes more than there is room for");
         producer.send(events(sent, 100)).await;
         sent += 100;
         refused = producer.up_to(sent).await;
