@@ -30,6 +30,8 @@ struct Sent {
     fate: Fate,
     /// It was sent before, and no answer came: it may be there whatever is said of it later.
     maybe: bool,
+    /// How often it was sent.
+    times: u32,
 }
 
 /// Every event that was sent, by its key.
@@ -45,15 +47,18 @@ pub struct Figures {
     pub letters: usize,
     /// Those of them that nobody was told are taken.
     pub unknown_but_there: usize,
+    /// More letters, of events without a `request_id` that were sent again.
+    pub without_id: usize,
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { sent, acknowledged, stored, letters, unknown_but_there } = self;
+        let Figures { sent, acknowledged, stored, letters, unknown_but_there, without_id } = self;
         write!(
             f,
             "{sent} events sent, {acknowledged} acknowledged, {stored} stored, {letters} letters, \
-             {unknown_but_there} of them without an answer, 0 lost, 0 twice"
+             {unknown_but_there} of them without an answer, 0 lost, 0 twice, {without_id} more letters of events \
+             without an id"
         )
     }
 }
@@ -62,8 +67,9 @@ impl Account {
     /// Before the first byte of it goes out.
     pub fn sends(&self, event: &BillingEvent) {
         let mut events = self.0.lock().unwrap();
-        let new = || Sent { event: event.clone(), fate: Fate::Unknown, maybe: false };
-        events.entry(event.adapter.clone()).or_insert_with(new).fate = Fate::Unknown;
+        let new = || Sent { event: event.clone(), fate: Fate::Unknown, maybe: false, times: 0 };
+        let sent = events.entry(event.adapter.clone()).or_insert_with(new);
+        (sent.fate, sent.times) = (Fate::Unknown, sent.times + 1);
     }
 
     pub fn acknowledged(&self, key: &str) {
@@ -99,7 +105,8 @@ impl Account {
 
     /// Holds what must hold once everything was shipped: every acknowledged event is exactly
     /// once in the table or in the dead letters; any other at most once, and not at all if it
-    /// was refused; each with its content; and there is nothing that nobody sent.
+    /// was refused; each with its content; and there is nothing that nobody sent. One without an
+    /// id is at most as often among the letters as it was sent.
     pub async fn settle(&self, pool: &PgPool, spool: &Path) -> Figures {
         match self.compare(&stored(pool).await, &letters(spool)) {
             Ok(figures) => figures,
@@ -131,9 +138,14 @@ impl Account {
                 None => faults.push(format!("nobody sent {letter:?}")),
             }
         }
-        let mut unknown_but_there = 0;
-        for (key, Sent { fate, .. }) in events.iter() {
-            let times = found.get(key.as_str()).copied().unwrap_or(0);
+        let (mut unknown_but_there, mut without_id) = (0, 0);
+        for (key, Sent { fate, event, times: sent, .. }) in events.iter() {
+            let mut times = found.get(key.as_str()).copied().unwrap_or(0);
+            // Nothing tells one that is sent again from another of the same content.
+            if event.request_id.is_empty() && (2..=*sent).contains(&times) {
+                without_id += times as usize - 1;
+                times = 1;
+            }
             match (fate, times) {
                 (Fate::Acknowledged, 1) | (Fate::Unknown | Fate::NotTaken, 0) => {}
                 (Fate::Unknown, 1) => unknown_but_there += 1,
@@ -147,8 +159,9 @@ impl Account {
             sent: events.len(),
             acknowledged: events.values().filter(|sent| sent.fate == Fate::Acknowledged).count(),
             stored: stored.len(),
-            letters: letters.len(),
+            letters: letters.len() - without_id,
             unknown_but_there,
+            without_id,
         })
     }
 }
@@ -269,6 +282,7 @@ fn the_account_sees_what_is_lost_doubled_altered_misplaced_or_made_up() {
     assert!(faults(&stored[1..], &letters), "a lost one");
     assert!(faults(&stored, &[]), "a lost letter");
     assert!(faults(&[&stored[..], &stored[..1]].concat(), &letters), "one twice");
+    assert!(faults(&stored, &[letter(&bad), letter(&bad)]), "one letter twice");
     assert!(faults(&good[..2], &[letters[0].clone(), letter(&good[0])]), "a letter of a good one");
     assert!(
         faults(&[&stored[..], std::slice::from_ref(&bad)].concat(), &[]),

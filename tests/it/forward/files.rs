@@ -15,17 +15,19 @@ async fn a_file_given_again_after_every_kill_is_stored_exactly_once() {
     let kills = so_many(5, 100);
     let mut random = Random(seed);
     let scene = Scene::new().await;
-    let mut text = String::new();
+    let (mut text, mut events) = (String::new(), Vec::new());
     for n in 0..1_000 {
         let key = format!("file-{n}");
         let event = if n % 40 == 3 { poison(&mut random, &key) } else { any_event(&mut random, &key) };
-        scene.account.sends(&event);
         text += &line(&event);
+        events.push(event);
     }
     let file = scene.place.spool.with_extension("ndjson");
     std::fs::write(&file, &text).unwrap();
     let mut after = BTreeMap::<&str, u32>::new();
+    let again = || events.iter().for_each(|event| scene.account.sends(event));
     for _ in 0..kills {
+        again();
         let mut command = scene.place.command();
         command.arg(&file).args(["--segment-bytes", "65536", "--batch-size", "100"]);
         let mut sender = Process::spawn(command);
@@ -34,6 +36,7 @@ async fn a_file_given_again_after_every_kill_is_stored_exactly_once() {
         let ended = sender.wait(SOON).await.code();
         *after.entry(if ended.is_none() { "killed" } else { "had ended" }).or_default() += 1;
     }
+    again();
     let (place, name) = (scene.place.clone(), file.to_str().unwrap().to_string());
     let output = tokio::task::spawn_blocking(move || place.forward(&[&name], "")).await.unwrap();
     assert_eq!(output.code(), Some(1), "letters were made: {output:?}");

@@ -69,7 +69,6 @@ async fn a_service_that_is_not_there_yet_or_for_a_while_makes_no_letter_and_lose
     let scene = Scene::without_service(Stage::new().await).await;
     let mut running = Running::on(scene, 20_261_126).await;
     running.served(200).await;
-    running.in_trouble(&AWAY).await;
     running.scene.serve().await;
     running.ships().await;
     for _ in 0..so_many(1, 20) {
