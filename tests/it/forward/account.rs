@@ -57,9 +57,12 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{sent} events sent, {acknowledged} acknowledged, {stored} stored, {letters} letters, \
-             {unknown_but_there} of them without an answer, 0 lost, 0 twice, {without_id} more letters of events \
-             without an id"
-        )
+             {unknown_but_there} of them without an answer, 0 lost, 0 twice"
+        )?;
+        match without_id {
+            0 => Ok(()),
+            more => write!(f, ", {more} more letters of events without an id"),
+        }
     }
 }
 
