@@ -43,6 +43,22 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationT
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .with_state(state);
+    serve_pages(listener, pages, stop).await;
+}
+
+/// Serves `/metrics` and `/healthz` of a process that is no service until it is told to stop.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    encode: impl Fn() -> Result<String, std::fmt::Error> + Clone + Send + Sync + 'static,
+    stop: CancellationToken,
+) {
+    let pages = Router::new()
+        .route("/metrics", get(async move || encoded(encode())))
+        .route("/healthz", get(async || "ok\n"));
+    serve_pages(listener, pages, stop).await;
+}
+
+async fn serve_pages(listener: TcpListener, pages: Router, stop: CancellationToken) {
     let server = axum::serve(listener, pages).with_graceful_shutdown(stop.clone().cancelled_owned());
     let too_long = async {
         stop.cancelled().await;
@@ -56,7 +72,11 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationT
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
-    match state.metrics.encode() {
+    encoded(state.metrics.encode())
+}
+
+fn encoded(text: Result<String, std::fmt::Error>) -> Response {
+    match text {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -14,6 +14,8 @@
 //! - [`service`]: use cases, one file each: what an RPC does, without gRPC.
 //! - [`grpc`]: tonic only: conversion, status, server, client.
 //! - [`cli`]: one file a command.
+//! - [`forwarder`]: the sender: events into a spool, and from there to a service.
+//! - [`dead_letters`]: what was refused, set aside in files.
 //! - [`admin`]: metrics, health and readiness over HTTP.
 //! - [`metrics`], [`telemetry`]: what is counted and how it is logged; nothing of ours inside.
 //! - [`proto`], [`proto_json`]: the generated contract and its JSON, seen by `grpc`, `forwarder`
@@ -23,8 +25,10 @@
 
 pub mod admin;
 pub mod cli;
+pub mod dead_letters;
 pub mod domain;
 pub mod embedded_postgres;
+pub mod forwarder;
 pub mod grpc;
 pub mod metrics;
 pub mod proto;

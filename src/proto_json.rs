@@ -56,12 +56,14 @@ pub fn event(json: &[u8]) -> Result<BillingEvent, String> {
     message.transcode_to().map_err(|error| error.to_string())
 }
 
-/// Its column and what is wrong, without the line, which is always the first for the parser.
+/// Its place and what is wrong; without the line where that is the first, which for one of many
+/// lines is not the file's.
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let what = short(text.strip_suffix(&place).unwrap_or(&text));
-    format!("column {}: {what}; write one JSON object with the fields of BillingEvent", error.column())
+    let line = if error.line() > 1 { format!("line {}, ", error.line()) } else { String::new() };
+    format!("{line}column {}: {what}; write one JSON object with the fields of BillingEvent", error.column())
 }
 
 /// Fit for a message, whatever the input holds.

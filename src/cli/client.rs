@@ -25,6 +25,11 @@ impl ClientOptions {
     pub fn server(&self) -> &str {
         &self.connection.server
     }
+
+    /// The same with what a connection needs, for who connects later.
+    pub fn location(&self) -> Server {
+        self.connection.location()
+    }
 }
 
 /// Where the service is.
@@ -39,12 +44,15 @@ pub struct Connection {
 }
 
 impl Connection {
+    fn location(&self) -> Server {
+        Server { url: self.server.clone(), tls_ca: self.tls_ca.clone() }
+    }
+
     /// A connection, made now, so that a server that isn't there is told before anything
     /// starts; later it reconnects by itself. An error is one line: what is wrong with which
     /// URL, and what to do.
     pub async fn channel(&self) -> Result<Channel, String> {
-        let server = Server { url: self.server.clone(), tls_ca: self.tls_ca.clone() };
-        let error = match connect(&server).await {
+        let error = match connect(&self.location()).await {
             Ok(channel) => return Ok(channel),
             Err(error) => error,
         };

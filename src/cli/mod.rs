@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod bytes;
 pub mod client;
 pub mod console;
 pub mod database;
+pub mod dead_letters;
 pub mod duration;
 pub mod events;
 pub mod filter;
@@ -46,6 +48,7 @@ enum Command {
     Validate(validate::Validate),
     Usage(usage::Usage),
     Events(events::Events),
+    DeadLetters(dead_letters::DeadLetters),
     Health(health::Health),
 }
 
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
             Command::Validate(validate) => validate.run(),
             Command::Usage(usage) => usage.run().await,
             Command::Events(events) => events.run().await,
+            Command::DeadLetters(letters) => letters.run().await,
             Command::Health(health) => health.run().await,
         }
     })

@@ -49,6 +49,13 @@ pub async fn connect(server: &Server) -> Result<Channel, ConnectError> {
     endpoint.connect().await.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))
 }
 
+/// A connection that is made when it is needed: for whoever works on while the service is not
+/// there yet. What is wrong with the URL, or with what TLS needs, is an error at once.
+pub fn connect_lazy(server: &Server) -> Result<Channel, ConnectError> {
+    let endpoint = endpoint(server).map_err(ConnectError::Misconfigured)?;
+    Ok(endpoint.connect_lazy())
+}
+
 fn endpoint(server: &Server) -> Result<Endpoint, String> {
     let tls = server.url.starts_with("https://");
     if !tls && !server.url.starts_with("http://") {

@@ -114,6 +114,14 @@ pub fn unimplemented(rpc: &'static str) -> Status {
     Status::new(Code::Unimplemented, format!("{rpc} is not served by this version"))
 }
 
+/// Any status that a scripted service answers with, perhaps with RetryInfo.
+#[cfg(test)]
+pub fn scripted(code: Code, message: &str, retry_after: Option<Duration>) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_retry_info(retry_after);
+    Status::with_error_details(code, message, details)
+}
+
 fn run_failed(failure: RunFailure) -> (Code, ErrorDetails) {
     let code = match failure.reason {
         FailureReason::CurrencyMismatch

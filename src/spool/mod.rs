@@ -194,6 +194,11 @@ impl Consumer {
         self.blocking(move |reader| reader.done(count)).await
     }
 
+    /// What the spool holds, without I/O, also once it is closed.
+    pub fn depth(&self) -> Depth {
+        self.shared.depth()
+    }
+
     /// Works to its end when the future is dropped, and the next call waits for it.
     async fn blocking<T: Send + 'static>(
         &self,

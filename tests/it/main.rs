@@ -8,6 +8,7 @@ mod changes;
 mod cli;
 mod collation;
 mod concurrency;
+mod dead_letters;
 mod durable;
 mod embedded;
 mod events;

@@ -1,11 +1,15 @@
-//! `rater events`: metered events from a file to the service.
+//! `rater events`: metered events on their way to the service. `forward`, `status` and `resend`
+//! are about a spool; `send` goes without one.
 //!
 //! `send` promises that what it counts as stored is stored, that sending the same file again
 //! is always safe, and that whatever could not be stored is named by its line. Its exit code
 //! is 0 only when every event of the input is stored.
 
+mod forward;
 mod input;
 mod refusal;
+mod resend;
+mod status;
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -18,6 +22,7 @@ use tokio::io::{AsyncBufRead, BufReader};
 use self::input::{Batch, Input, InputError};
 use super::client::ClientOptions;
 use super::console::Console;
+use super::fail;
 use super::output::{Format, csv, json_line, printable, table};
 use crate::grpc::client::events::EventSender;
 use crate::grpc::client::{Channel, Failure};
@@ -33,6 +38,9 @@ pub struct Events {
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Command {
     Send(Send),
+    Forward(Box<forward::Forward>),
+    Status(status::Status),
+    Resend(resend::Resend),
 }
 
 /// Sends events to the service
@@ -65,7 +73,12 @@ pub struct Send {
 impl Events {
     /// Runs the command.
     pub async fn run(self) -> ExitCode {
-        let Command::Send(send) = self.command;
+        let send = match self.command {
+            Command::Send(send) => send,
+            Command::Forward(forward) => return ended(forward.run().await),
+            Command::Status(status) => return ended(status.run(&mut Console::standard())),
+            Command::Resend(resend) => return ended(resend.run(&mut Console::standard()).await),
+        };
         match send.run().await {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
@@ -75,6 +88,17 @@ impl Events {
             }
         }
     }
+}
+
+/// One line of JSON with these fields, in their order.
+fn json_object<'f>(fields: impl IntoIterator<Item = (&'f str, serde_json::Value)>) -> String {
+    let fields = fields.into_iter().map(|(name, value)| format!("\"{name}\":{value}"));
+    format!("{{{}}}\n", fields.collect::<Vec<_>>().join(","))
+}
+
+/// How a command of a spool ended.
+fn ended(result: Result<ExitCode, String>) -> ExitCode {
+    result.unwrap_or_else(|message| fail(&printable(&message)))
 }
 
 impl Send {

@@ -29,7 +29,7 @@ async fn run(script: Vec<Does>, arguments: &[&str], input: &str) -> Ran {
     let url = service.server().url;
     let arguments = [&["events", "send", "-", "--server", &url], arguments].concat();
     let cli = <Cli as clap::Parser>::try_parse_from(arguments).expect("valid arguments");
-    let Command::Send(send) = cli.events.command;
+    let Command::Send(send) = cli.events.command else { panic!("send") };
     let channel = send.client.channel().await.expect("it listens");
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let console = Console::to(&mut out, &mut err);

@@ -1,5 +1,5 @@
-//! Batches of events to the service, each tried again until it is answered: repeating one is
-//! safe, what was stored counts as a duplicate.
+//! Batches of events to the service, each tried once, or again until it is answered: repeating
+//! one is safe, what was stored counts as a duplicate.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::proto::event_service_client::EventServiceClient;
 use crate::proto::{RecordEventsRequest, RecordEventsResponse};
 
 /// How long one try waits for an answer.
-const TRY_TIMEOUT: Duration = Duration::from_secs(30);
+pub const TRY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The pause after the first try; each next one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ impl EventSender {
             // A try that begins late ends soon after the deadline.
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = TRY_TIMEOUT.min(left.max(Duration::from_secs(1)));
-            let failure = match self.try_once(batch.clone(), timeout).await {
+            let failure = match self.send_once(batch.clone(), timeout).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
@@ -57,7 +57,9 @@ impl EventSender {
         }
     }
 
-    async fn try_once(
+    /// Sends one batch once, and waits for its answer for about `timeout`. A failure leaves open
+    /// whether the batch was stored, unless the service refused it.
+    pub async fn send_once(
         &mut self,
         batch: RecordEventsRequest,
         timeout: Duration,
@@ -76,7 +78,7 @@ impl EventSender {
 
 /// Between half of a pause and all of it, so that clients that failed together don't come
 /// back together.
-fn jittered(pause: Duration) -> Duration {
+pub fn jittered(pause: Duration) -> Duration {
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
     let half = pause / 2;
     let millis = u64::try_from(half.as_millis()).unwrap_or_default();
@@ -103,7 +105,8 @@ mod tests {
         let channel = super::super::connect(&service.server()).await.expect("it listens");
         let retry_for = Duration::from_millis(retry_for.parse().expect("milliseconds"));
         let mut sender = EventSender::new(channel, retry_for);
-        let events = vec![BillingEvent { request_id: "r".repeat(200), ..BillingEvent::default() }; 10];
+        let id = |n: usize| format!("{n}{}", "r".repeat(200));
+        let events = (0..10).map(|n| BillingEvent { request_id: id(n), ..BillingEvent::default() }).collect();
         let mut notices = 0;
         let batch = RecordEventsRequest { events, skip_invalid: false };
         let result = sender.send(batch, |_| notices += 1).await;
