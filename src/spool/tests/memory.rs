@@ -52,6 +52,8 @@ struct Node {
     dirty: Vec<Range<usize>>,
     modified: u64,
     failed: bool,
+    /// What the disk can't read.
+    bad: Vec<Range<usize>>,
 }
 
 /// A change of names, which a power failure undoes or does not.
@@ -143,6 +145,12 @@ impl Memory {
     pub fn content(&mut self, path: &Path) -> &mut Vec<u8> {
         let node = self.names[path];
         &mut self.files.get_mut(&node).unwrap().now
+    }
+
+    /// From now on these bytes of a file can't be read; or all of them can.
+    pub fn spoil(&mut self, path: &Path, bad: impl IntoIterator<Item = Range<usize>>) {
+        let node = self.names[path];
+        self.files.get_mut(&node).unwrap().bad = bad.into_iter().collect();
     }
 
     pub fn paths(&self) -> Vec<PathBuf> {
@@ -301,6 +309,10 @@ impl Disk for MemoryDisk {
         done.iter().for_each(|change| change.apply(&mut memory.kept));
         Ok(())
     }
+
+    fn free(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.enter(false, false)?.room())
+    }
 }
 
 impl File for Handle {
@@ -310,6 +322,11 @@ impl File for Handle {
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let memory = self.disk.enter(false, false)?;
+        let wanted = offset as usize..offset as usize + bytes.len();
+        let is_hit = |bad: &Range<usize>| bad.start < wanted.end && wanted.start < bad.end;
+        if memory.files[&self.node].bad.iter().any(is_hit) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let rest = memory.files[&self.node].now.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(bytes.len());
         bytes[..count].copy_from_slice(&rest[..count]);
@@ -371,6 +388,13 @@ impl File for Handle {
     fn cut(&self, bytes: u64) -> io::Result<()> {
         let mut memory = self.disk.enter(true, false)?;
         memory.files.get_mut(&self.node).unwrap().now.truncate(bytes as usize);
+        Ok(())
+    }
+
+    fn date(&self, time: SystemTime) -> io::Result<()> {
+        let mut memory = self.disk.enter(true, false)?;
+        let millis = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+        memory.files.get_mut(&self.node).unwrap().modified = millis;
         Ok(())
     }
 }
