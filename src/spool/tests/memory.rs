@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::disk::{Disk, Entry, File, Held};
 use super::Random;
+use super::changes::Change;
 
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -54,14 +55,6 @@ struct Node {
     failed: bool,
     /// What the disk can't read.
     bad: Vec<Range<usize>>,
-}
-
-/// A change of names, which a power failure undoes or does not.
-#[derive(Debug, Clone)]
-enum Change {
-    Made(PathBuf, u64),
-    Gone(PathBuf),
-    Moved(PathBuf, PathBuf, u64),
 }
 
 /// The disk of one process.
@@ -189,26 +182,6 @@ impl Memory {
             }
         }
         self.names = self.kept.clone();
-    }
-}
-
-impl Change {
-    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
-        match self {
-            Change::Made(path, node) => drop(names.insert(path.clone(), *node)),
-            Change::Gone(path) => drop(names.remove(path)),
-            Change::Moved(from, to, node) => {
-                names.remove(from);
-                names.insert(to.clone(), *node);
-            }
-        }
-    }
-
-    fn is_in(&self, dir: &Path) -> bool {
-        match self {
-            Change::Made(path, _) | Change::Gone(path) => path.parent() == Some(dir),
-            Change::Moved(from, to, _) => from.parent() == Some(dir) || to.parent() == Some(dir),
-        }
     }
 }
 
