@@ -42,7 +42,8 @@ impl Place {
     pub fn command(&self) -> Command {
         let mut command = rater();
         command.args(["events", "forward", "--spool"]).arg(&self.spool);
-        command.env("RATER_SERVER", &self.server);
+        // The disks of these proofs are smaller than what is left free by default.
+        command.env("RATER_SERVER", &self.server).env("RATER_RESERVE_BYTES", "0");
         command
     }
 
@@ -50,7 +51,7 @@ impl Place {
     pub fn forward(&self, arguments: &[&str], input: &str) -> Output {
         let spool = self.spool.to_str().unwrap();
         let all = [&["events", "forward", "--spool", spool, "-o", "json"], arguments].concat();
-        run_in(&[("RATER_SERVER", &self.server)], &all, input)
+        run_in(&[("RATER_SERVER", &self.server), ("RATER_RESERVE_BYTES", "0")], &all, input)
     }
 
     /// Ships what is left, without a socket, until nothing is. Letters make it end with 1.
