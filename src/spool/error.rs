@@ -50,6 +50,16 @@ pub enum Error {
         /// The segment.
         path: PathBuf,
     },
+    /// The disk can't read a stretch of it.
+    #[error("{bytes} bytes of {} can't be read, at {offset}; what is whole around them is not left out", path.display())]
+    Unreadable {
+        /// The segment.
+        path: PathBuf,
+        /// Where the stretch begins.
+        offset: u64,
+        /// How long it is, up to the next whole record.
+        bytes: u64,
+    },
     /// More was said to be done than the last look gave.
     #[error("{count} records can't be done: the last look gave {peeked}")]
     NotPeeked {

@@ -288,7 +288,7 @@ impl Shared {
             tracing::info!(
                 segments = kept,
                 folder = %shipped.display(),
-                "what an earlier run kept of what it shipped stays: remove the folder, or start with --retain, \
+                "what an earlier run kept of what it shipped stays: remove its files, or start with --retain, \
                  to be rid of it"
             );
         }

@@ -5,7 +5,7 @@
 //! segments are chosen by when they were shipped. What is given too much counts as duplicates.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -41,6 +41,7 @@ struct Reading {
     from: u64,
     /// What lies behind this place is not done, or was never acknowledged.
     until: u64,
+    path: PathBuf,
 }
 
 pub(super) fn retained(
@@ -78,23 +79,27 @@ pub(super) fn retained(
 impl Retained {
     fn step(&mut self) -> Result<Option<Record>, Error> {
         loop {
-            let Some(Reading { number, scanner, from, until }) = &mut self.reading else {
+            let Some(Reading { number, scanner, from, until, path }) = &mut self.reading else {
                 let Some(number) = self.left.pop() else { return Ok(None) };
                 self.reading = Some(self.begin(number)?);
                 continue;
             };
             let (number, from, until) = (*number, *from, *until);
-            let step = scanner.next().map_err(Error::io("read", &self.layout.shipped_segment(number)));
+            let step = scanner.next().map_err(Error::io("read", path));
             match step.inspect_err(|_| self.reading = None)? {
                 Step::Record(found) if found.offset >= until => self.reading = None,
                 Step::Record(found) if found.appended < from => {}
                 Step::Record(found) => return Ok(Some(record(found))),
-                Step::Damaged(stretch) if stretch.torn => {}
+                Step::Damaged(stretch) if stretch.torn || stretch.from >= until => {}
+                Step::Damaged(stretch) if stretch.unreadable > 0 => {
+                    let (offset, bytes) = (stretch.from, stretch.to - stretch.from);
+                    let path = self.reading.as_ref().map(|reading| reading.path.clone());
+                    return Err(Error::Unreadable { path: path.unwrap_or_default(), offset, bytes });
+                }
                 Step::Damaged(stretch) => tracing::warn!(
                     segment = number,
                     offset = stretch.from,
                     bytes = stretch.to - stretch.from,
-                    unreadable = stretch.unreadable,
                     "bytes of a kept segment are damaged"
                 ),
                 Step::End => self.reading = None,
@@ -117,7 +122,7 @@ impl Retained {
             let scanner = Scanner::new(file, place, size, first);
             let partly = number == self.position.segment && path != spared;
             let until = if partly { self.position.offset } else { u64::MAX };
-            return Ok(Reading { number, scanner, from, until });
+            return Ok(Reading { number, scanner, from, until, path });
         }
         Err(Error::Gone { path: kept })
     }

@@ -45,9 +45,9 @@ async fn a_spool_is_told_with_and_without_its_forwarder() {
     assert!(told["bytes"].as_u64() > Some(0) && told["oldest_at"].is_string(), "{told}");
     assert_eq!(told["shipped"]["stored"], 0);
     drop(running);
-    // Its writer lets go of the spool in its own time.
-    while inspect(&folder).expect("a spool").in_use {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    // The spool's writer is a thread that ends on its own.
+    while crate::spool::inspect(&folder).expect("a spool").in_use {
+        tokio::task::yield_now().await;
     }
     let (code, csv, complaints) = status(&folder, &["-o", "csv", "--alert-age", "0s"]);
     assert_eq!(code, ExitCode::FAILURE);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::frame::{FRAME, HEADER, MARKER};
+use super::super::frame::{FRAME, HEADER, MARKER, Place, SpoolId, encode, head};
 use super::super::layout::Layout;
 use super::memory::MemoryDisk;
 use super::{all, dir, open, options, payloads, soak};
@@ -29,7 +29,7 @@ fn spool() -> (MemoryDisk, Vec<Vec<u8>>, Vec<usize>) {
             _ => format!("{{\"request_id\":\"r{i}\",\"n\":{}}}", "7".repeat(i * 11 % 60)).into_bytes(),
         };
         ends.push(end + FRAME + record.len());
-        assert!(writer.append(&[&[record.clone()]])[0].is_ok());
+        assert!(writer.append(&[std::slice::from_ref(&record)])[0].is_ok());
         records.push(record);
     }
     drop((writer, _reader));
@@ -56,7 +56,7 @@ fn recovered(disk: &MemoryDisk) -> (Vec<Vec<u8>>, u64, u64) {
     };
     let found = look();
     // Which one is of no matter; each costs as much as the first.
-    if soak() || disk.get().calls % 5 == 0 {
+    if soak() || disk.get().calls.is_multiple_of(5) {
         assert_eq!(look(), found, "a second start sees the same");
     }
     found
@@ -126,5 +126,36 @@ fn a_flipped_bit_or_a_cut_anywhere_in_the_identity_or_the_checkpoint_costs_nothi
                 assert_eq!(recovered(&cut).0, records, "{} cut at {at}", path.display());
             }
         }
+    }
+}
+
+#[test]
+fn a_whole_frame_at_another_place_is_no_record() {
+    let disk = MemoryDisk::new();
+    let (mut writer, _reader) = open(&disk, &wide()).unwrap();
+    let record = |i: usize| vec![i as u8; 100];
+    for i in 0..20 {
+        assert!(writer.append(&[&[record(i)]])[0].is_ok());
+    }
+    drop((writer, _reader));
+    let at = |i: usize| HEADER + i * (FRAME + 100)..HEADER + (i + 1) * (FRAME + 100);
+    // The disk lost a block and put another one into its place, with a number that would do.
+    let mut bytes = disk.get().content(&segment()).clone();
+    bytes[at(10)].fill(0);
+    bytes.copy_within(at(13), at(11).start);
+    *disk.get().content(&segment()) = bytes;
+    let expected: Vec<Vec<u8>> = (0..20).filter(|i| ![10, 11].contains(i)).map(record).collect();
+    assert_eq!(recovered(&disk), (expected, 1, 2));
+    // Nor is one of another segment, or of another spool.
+    let place = Place { spool: SpoolId([1; 16]), segment: 1, offset: 64 };
+    let mut frame = Vec::new();
+    encode(&mut frame, place, 1, 0, b"payload");
+    assert!(head(&frame, place).is_some());
+    for other in [
+        Place { spool: SpoolId([2; 16]), ..place },
+        Place { segment: 2, ..place },
+        Place { offset: 65, ..place },
+    ] {
+        assert!(head(&frame, other).is_none(), "{other:?}");
     }
 }

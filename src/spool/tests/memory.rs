@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::super::disk::{Disk, Entry, File, Held};
@@ -54,7 +54,7 @@ struct Node {
     modified: u64,
     failed: bool,
     /// What the disk can't read.
-    bad: Vec<Range<usize>>,
+    bad: Option<Range<usize>>,
 }
 
 /// The disk of one process.
@@ -76,7 +76,8 @@ impl MemoryDisk {
     }
 
     pub fn get(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap()
+        // A test that fails is told by its own words.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A copy, as if nobody used it.
@@ -140,10 +141,10 @@ impl Memory {
         &mut self.files.get_mut(&node).unwrap().now
     }
 
-    /// From now on these bytes of a file can't be read; or all of them can.
-    pub fn spoil(&mut self, path: &Path, bad: impl IntoIterator<Item = Range<usize>>) {
+    /// From now on these bytes of a file can't be read; none: all of them can.
+    pub fn spoil(&mut self, path: &Path, bad: Option<Range<usize>>) {
         let node = self.names[path];
-        self.files.get_mut(&node).unwrap().bad = bad.into_iter().collect();
+        self.files.get_mut(&node).unwrap().bad = bad;
     }
 
     pub fn paths(&self) -> Vec<PathBuf> {
@@ -166,8 +167,9 @@ impl Memory {
                 while at < range.end {
                     let end = (at + 1 + random.below(64)).min(range.end);
                     if all == 0 || (all == 1 && random.below(2) == 0) {
-                        for i in at..end.min(kept.len()).min(node.now.len()) {
-                            kept[i] = node.now[i];
+                        let there = end.min(kept.len()).min(node.now.len());
+                        if at < there {
+                            kept[at..there].copy_from_slice(&node.now[at..there]);
                         }
                     }
                     at = end;
@@ -297,7 +299,7 @@ impl File for Handle {
         let memory = self.disk.enter(false, false)?;
         let wanted = offset as usize..offset as usize + bytes.len();
         let is_hit = |bad: &Range<usize>| bad.start < wanted.end && wanted.start < bad.end;
-        if memory.files[&self.node].bad.iter().any(is_hit) {
+        if memory.files[&self.node].bad.as_ref().is_some_and(is_hit) {
             return Err(io::Error::from_raw_os_error(5));
         }
         let rest = memory.files[&self.node].now.get(offset as usize..).unwrap_or_default();

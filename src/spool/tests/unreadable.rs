@@ -11,7 +11,7 @@ use super::super::layout::Layout;
 use super::super::retained::retained;
 use super::memory::MemoryDisk;
 use super::{Reader, all, dir, open, options, payloads};
-use crate::spool::Options;
+use crate::spool::{Error, Options};
 
 const RECORDS: usize = 64;
 const PAYLOAD: usize = 8160;
@@ -76,8 +76,13 @@ fn aside(disk: &MemoryDisk) -> Vec<String> {
     disk.files(&layout().damaged()).unwrap().into_iter().map(|file| file.name).collect()
 }
 
-fn kept(disk: &MemoryDisk) -> Vec<usize> {
-    ids(retained(Arc::new(disk.clone()), &dir(), None).unwrap().map(|record| record.unwrap().payload))
+/// What is kept, and how many errors there are with it.
+fn kept(disk: &MemoryDisk) -> (Vec<usize>, usize) {
+    let found = retained(Arc::new(disk.clone()), &dir(), None).unwrap();
+    let (found, errors): (Vec<_>, Vec<_>) = found.partition(Result::is_ok);
+    let told = errors.iter().filter(|error| matches!(error, Err(Error::Unreadable { .. }))).count();
+    assert_eq!(told, errors.len());
+    (ids(found.into_iter().map(|record| record.unwrap().payload)), told)
 }
 
 #[test]
@@ -86,7 +91,7 @@ fn a_block_that_cannot_be_read_costs_its_own_records_alone_and_is_told_and_kept(
     for block in [0, 1, 2, 3, 62, 63, 64, 65, 100, last - 2, last - 1, last] {
         let disk = spool();
         let (from, to) = (block * BLOCK, ((block + 1) * BLOCK).min(END));
-        disk.get().spoil(&segment(), [from..to]);
+        disk.get().spoil(&segment(), Some(from..to));
         let expected = outside(from, to);
         let looked = inspect(&disk, &dir()).expect("a look").depth;
         assert_eq!(looked.events, expected.len() as u64, "block {block}");
@@ -104,9 +109,9 @@ fn a_block_that_cannot_be_read_costs_its_own_records_alone_and_is_told_and_kept(
         assert!(!disk.get().paths().contains(&segment()), "block {block}: it is wholly shipped");
         let spared = layout().damaged_segment(1);
         assert!(disk.get().paths().contains(&spared), "block {block}: it is kept");
-        assert_eq!(kept(&disk), expected, "block {block}");
-        disk.get().spoil(&spared, []);
-        assert_eq!(kept(&disk), everything(), "block {block}: with better luck all of it is there");
+        assert_eq!(kept(&disk), (expected, 1), "block {block}");
+        disk.get().spoil(&spared, None);
+        assert_eq!(kept(&disk), (everything(), 0), "block {block}: with better luck all of it is there");
         drop((writer, reader));
         let (_writer, mut reader) = open(&disk, &wide()).unwrap();
         assert_eq!(all(&mut reader), [], "block {block}");
@@ -116,7 +121,7 @@ fn a_block_that_cannot_be_read_costs_its_own_records_alone_and_is_told_and_kept(
 #[test]
 fn the_copy_of_what_cannot_be_read_has_zeros_there() {
     let disk = spool();
-    disk.get().spoil(&segment(), [2 * BLOCK..3 * BLOCK]);
+    disk.get().spoil(&segment(), Some(2 * BLOCK..3 * BLOCK));
     let opened = open(&disk, &wide()).unwrap();
     drop(opened);
     let name = aside(&disk).remove(0);
@@ -132,10 +137,10 @@ fn the_copy_of_what_cannot_be_read_has_zeros_there() {
 fn what_can_be_read_again_is_given_out_and_missing_no_more() {
     for (from, to) in [(70, 71), (71, 72), (80, 110)] {
         let disk = spool();
-        disk.get().spoil(&segment(), [from * BLOCK..to * BLOCK]);
+        disk.get().spoil(&segment(), Some(from * BLOCK..to * BLOCK));
         let (writer, mut reader) = open(&disk, &wide()).unwrap();
         assert!(reader.shared().depth().missing_records > 0);
-        disk.get().spoil(&segment(), []);
+        disk.get().spoil(&segment(), None);
         let mut found = Vec::new();
         while let Some(next) = reader.peek(1, usize::MAX).unwrap().pop() {
             found.push(next.payload);
@@ -156,7 +161,7 @@ fn what_can_be_read_again_is_given_out_and_missing_no_more() {
 fn an_end_that_cannot_be_read_is_never_cut_off() {
     for from in [0, BLOCK, 7 * BLOCK, END / BLOCK * BLOCK] {
         let disk = spool();
-        disk.get().spoil(&segment(), [from..END]);
+        disk.get().spoil(&segment(), Some(from..END));
         let whole = outside(from, END);
         // Where nothing is left of it there is nothing to wait for.
         let place = if whole.is_empty() { layout().damaged_segment(1) } else { segment() };
@@ -169,10 +174,10 @@ fn an_end_that_cannot_be_read_is_never_cut_off() {
         let later = vec![100, 101, 102];
         assert_eq!(waiting(&mut reader), [whole.clone(), later.clone()].concat(), "from {from}");
         drop((writer, reader));
-        disk.get().spoil(&place, []);
+        disk.get().spoil(&place, None);
         let (_writer, mut reader) = open(&disk, &wide()).unwrap();
         let (kept, found) = (kept(&disk), waiting(&mut reader));
-        assert_eq!([kept, found].concat(), [everything(), later].concat(), "from {from}");
+        assert_eq!([kept.0, found].concat(), [everything(), later].concat(), "from {from}");
     }
 }
 
@@ -180,7 +185,7 @@ fn an_end_that_cannot_be_read_is_never_cut_off() {
 fn what_goes_bad_while_the_spool_is_open_is_told_and_its_segment_kept() {
     let disk = spool();
     let (writer, mut reader) = open(&disk, &wide()).unwrap();
-    disk.get().spoil(&segment(), [80 * BLOCK..83 * BLOCK]);
+    disk.get().spoil(&segment(), Some(80 * BLOCK..83 * BLOCK));
     let expected = outside(80 * BLOCK, 83 * BLOCK);
     assert_eq!(waiting(&mut reader), expected);
     let depth = reader.shared().depth();
@@ -190,20 +195,20 @@ fn what_goes_bad_while_the_spool_is_open_is_told_and_its_segment_kept() {
     reader.peek(50, usize::MAX).unwrap();
     reader.done(50).unwrap();
     drop((writer, reader));
-    disk.get().spoil(&segment(), []);
+    disk.get().spoil(&segment(), None);
     let (_writer, mut reader) = open(&disk, &wide()).unwrap();
     assert_eq!(waiting(&mut reader), expected[50..]);
     assert_eq!(reader.shared().depth().missing_records, lost, "still");
     reader.done(expected.len() - 50).unwrap();
     assert!(disk.get().paths().contains(&layout().damaged_segment(1)));
-    assert_eq!(kept(&disk), everything());
+    assert_eq!(kept(&disk), (everything(), 0));
 }
 
 #[test]
 fn a_checkpoint_that_cannot_be_read_in_places_costs_nothing() {
     for bad in [0..1, BLOCK..BLOCK + 1, 0..2 * BLOCK] {
         let disk = spool();
-        disk.get().spoil(&layout().checkpoint(), [bad]);
+        disk.get().spoil(&layout().checkpoint(), Some(bad));
         let (_writer, mut reader) = open(&disk, &wide()).unwrap();
         assert_eq!(waiting(&mut reader), everything());
     }
