@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 
+use super::super::disk::Disk;
 use super::super::layout::Layout;
 use super::memory::{Fault, MemoryDisk};
 use super::{Random, all, dir, open, options, payloads};
@@ -214,4 +215,39 @@ fn damage_that_cannot_be_set_aside_keeps_its_segment() {
     reader.tidy();
     assert!(!disk.get().paths().contains(&layout().segment(1)));
     assert!(disk.get().paths().iter().any(|path| path.starts_with("/spool/damaged")));
+}
+
+#[test]
+fn a_loss_that_was_not_set_aside_before_the_process_ended_is_not_forgotten() {
+    let disk = MemoryDisk::new();
+    let (mut writer, reader) = open(&disk, &small()).unwrap();
+    for i in 0..20 {
+        assert!(writer.append(&[&[record(i)]])[0].is_ok());
+    }
+    disk.get().content(&layout().segment(1))[64 + 40] ^= 1;
+    drop((writer, reader));
+    disk.get().capacity = Some(1);
+    let (writer, mut reader) = open(&disk, &small()).unwrap();
+    assert_eq!(all(&mut reader).len(), 19);
+    reader.done(19).unwrap();
+    drop((writer, reader));
+    let looked = crate::spool::inspect::inspect(&disk, &layout().root).unwrap();
+    assert_eq!(looked.depth.missing_records, 1, "all is shipped, and nothing lies in damaged/");
+    disk.get().capacity = None;
+    for _ in 0..2 {
+        let (_writer, reader) = open(&disk, &small()).unwrap();
+        let depth = reader.shared().depth();
+        assert_eq!((depth.missing_records, depth.damaged_ranges > 0), (1, true));
+    }
+    let damaged = |disk: &MemoryDisk| {
+        let paths = disk.get().paths();
+        paths.into_iter().filter(|path| path.starts_with("/spool/damaged")).collect::<Vec<_>>()
+    };
+    assert!(damaged(&disk).contains(&layout().damaged_segment(1)), "with its bytes");
+    for path in damaged(&disk) {
+        Disk::remove(&disk, &path).unwrap();
+    }
+    let (_writer, reader) = open(&disk, &small()).unwrap();
+    let depth = reader.shared().depth();
+    assert_eq!((depth.missing_records, depth.damaged_ranges), (0, 0), "a person has looked at it");
 }
