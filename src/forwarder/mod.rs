@@ -46,6 +46,7 @@ pub mod answers;
 mod backoff;
 pub mod lines;
 pub mod metrics;
+mod pace;
 mod resend;
 mod seen;
 mod ship;
@@ -57,10 +58,12 @@ mod verdict;
 mod watch;
 
 pub use answers::{MAX_EVENT_BYTES, Word};
-pub use resend::{Resent, resend};
+pub use pace::Pace;
+pub use resend::{Again, Resent, resend};
 pub use seen::{Counts, Mishap, Saved, Seen};
 pub use shipping::Shipping;
 pub use status_file::read as saved;
+pub use verdict::{Blame, Refusal, blame, refusals};
 
 use crate::dead_letters::{DeadLetters, Refused};
 use crate::grpc::client::{ConnectError, Server, connect_lazy};

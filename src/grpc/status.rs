@@ -21,7 +21,8 @@ const MAX_DETAIL_BYTES: usize = 4 * 1024;
 const MAX_MESSAGE_BYTES: usize = 512;
 /// What the details hold beside the message and the violations: types, reasons, the last line.
 const ENVELOPE_BYTES: usize = 384;
-const DOMAIN: &str = "rater";
+/// Of our ErrorInfo: whatever stands between a client and the service has none of this domain.
+pub const DOMAIN: &str = "rater";
 /// When a call that met an overload or a dead database may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 

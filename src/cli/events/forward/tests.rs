@@ -5,6 +5,7 @@ use std::io::Write;
 use super::*;
 use crate::dead_letters::{Content, DeadLetters, Entry};
 use crate::grpc::client::scripted::{Does, Judge, Scripted, serve, serve_judged};
+use crate::service;
 
 #[derive(clap::Parser)]
 struct Cli {
@@ -179,7 +180,7 @@ async fn a_pipe_is_taken_as_it_comes_and_a_silent_one_does_not_hold_up_a_stop() 
 async fn what_the_service_refuses_is_set_aside_and_the_rest_is_stored() {
     let judge: Judge = Box::new(|request| {
         let poison = request.events.iter().any(|event| event.request_id == "r7");
-        poison.then_some(Does::Code("INVALID_ARGUMENT", None))
+        poison.then(|| Does::Refuses(service::Error::EventConflict(Vec::new())))
     });
     let scene = Scene::of(serve_judged(judge, 0).await);
     let (seen, complete) = scene.run(&[&scene.file("poison", lines(0..10))]).await;
