@@ -136,6 +136,7 @@ impl Forwarder {
         let (folder, how) = (dir.to_path_buf(), options.spool.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let (spool, consumer) = Spool::open(&folder, how)?;
+            DeadLetters::of(&folder).sweep();
             Ok::<_, spool::Error>((spool, consumer, status_file::read(&folder)))
         });
         let (spool, consumer, saved) =
@@ -192,6 +193,9 @@ impl Forwarder {
         mut payloads: &[Vec<u8>],
         timeless: bool,
     ) -> Result<(), (usize, AppendError)> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
         let (all, mut size) = (payloads.len(), payloads.len());
         while !payloads.is_empty() {
             let (part, rest) = payloads.split_at(size.min(payloads.len()));
