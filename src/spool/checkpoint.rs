@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Error;
-use super::disk::{Disk, File, unless_missing};
+use super::disk::{Disk, File, read_around, unless_missing};
 use super::frame::{SpoolId, VERSION, checked, id_at, u32_at, u64_at};
 use super::layout::{Layout, temporary};
 
@@ -107,7 +107,7 @@ pub(super) fn read(
     let file = unless_missing(disk.open(&path, false)).map_err(Error::io("open", &path))?;
     let Some(file) = file else { return Ok(None) };
     let mut bytes = vec![0; SECOND + SLOT];
-    let read = file.read_at(&mut bytes, 0).map_err(Error::io("read", &path))?;
+    let (read, _) = read_around(&*file, &mut bytes, 0).map_err(Error::io("read", &path))?;
     bytes.truncate(read);
     let mut newest: Option<(u64, Position)> = None;
     for at in [0, SECOND] {

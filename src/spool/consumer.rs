@@ -182,6 +182,7 @@ impl Reader {
 
     fn found(&mut self, segment: &Segment, found: Found) {
         self.tell(segment, found.ordinal);
+        self.shared.found(segment.number, found.ordinal);
         self.ahead_bytes += found.payload.len();
         let record =
             Record { ordinal: found.ordinal, appended_at: time(found.appended), payload: found.payload };
@@ -190,9 +191,9 @@ impl Reader {
 
     /// Tells of damage, if there was any before the record with `ordinal`.
     fn tell(&mut self, segment: &Segment, ordinal: u64) {
-        if let Some((Stretch { from, to, .. }, expected)) = self.damaged.take() {
+        if let Some((Stretch { from, to, unreadable, .. }, expected)) = self.damaged.take() {
             let missing = expected..ordinal.max(expected);
-            self.shared.damage(Damage { segment: segment.number, from, to, missing });
+            self.shared.damage(Damage { segment: segment.number, from, to, missing, unreadable });
         }
     }
 }

@@ -6,10 +6,16 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use rustix::fs::OFlags;
+
+/// What is read at once where a larger piece can't be: a block of most disks.
+const BLOCK: u64 = 4096;
 
 /// A lock, held until it is dropped.
 pub(super) type Held = Box<dyn Any + Send + Sync>;
@@ -31,6 +37,8 @@ pub(super) trait File: Send + Sync + Debug {
     /// What was written, and the file's length, are on disk when this returns.
     fn sync(&self) -> io::Result<()>;
     fn cut(&self, bytes: u64) -> io::Result<()>;
+    /// From now on it says that it was changed at `time`, also after a power failure.
+    fn date(&self, time: SystemTime) -> io::Result<()>;
 }
 
 /// A disk with its folders.
@@ -52,6 +60,8 @@ pub(super) trait Disk: Send + Sync + Debug {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// How many bytes may still be written to the file system of a folder.
+    fn free(&self, dir: &Path) -> io::Result<u64>;
 }
 
 /// The one of this machine.
@@ -64,12 +74,13 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path, shared: bool) -> io::Result<Option<Held>> {
-        let mut options = OpenOptions::new();
-        options.read(true).mode(0o600);
         if !shared {
-            options.write(true).create(true).truncate(false);
+            match self.create(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
-        let file = options.open(path)?;
+        let file = OpenOptions::new().read(true).write(!shared).open(path)?;
         let tried = if shared { file.try_lock_shared() } else { file.try_lock() };
         match tried {
             Ok(()) => Ok(Some(Box::new(file))),
@@ -80,6 +91,7 @@ impl Disk for RealDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        give_away(&file, path);
         Ok(Arc::new(file))
     }
 
@@ -108,7 +120,12 @@ impl Disk for RealDisk {
     }
 
     fn make_dir(&self, path: &Path) -> io::Result<()> {
-        DirBuilder::new().mode(0o700).create(path)
+        DirBuilder::new().mode(0o700).create(path)?;
+        let alone = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits() as i32;
+        if let Ok(folder) = OpenOptions::new().read(true).custom_flags(alone).open(path) {
+            give_away(&folder, path);
+        }
+        Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -121,6 +138,23 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
+    }
+
+    fn free(&self, dir: &Path) -> io::Result<u64> {
+        let room = rustix::fs::statvfs(dir)?;
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+    }
+}
+
+/// What root makes in somebody else's folder is theirs, or their forwarder could not go on with it.
+/// Only for what was just made: a name that was there could be anybody's link to anything.
+fn give_away(file: &fs::File, path: &Path) {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let (Ok(folder), Ok(ours)) = (fs::metadata(parent), file.metadata())
+        && ours.uid() == 0
+        && folder.uid() != 0
+    {
+        drop(fchown(file, Some(folder.uid()), Some(folder.gid())));
     }
 }
 
@@ -153,6 +187,40 @@ impl File for fs::File {
     fn cut(&self, bytes: u64) -> io::Result<()> {
         self.set_len(bytes)
     }
+
+    fn date(&self, time: SystemTime) -> io::Result<()> {
+        self.set_modified(time)?;
+        self.sync_all()
+    }
+}
+
+/// Reads as [`File::read_at`] does, but around what the disk can't read: zeros are in its place, and
+/// the ranges say where. A call that can't read anything for another reason than the disk fails.
+pub(super) fn read_around(
+    file: &dyn File,
+    bytes: &mut [u8],
+    offset: u64,
+) -> io::Result<(usize, Vec<Range<u64>>)> {
+    match file.read_at(bytes, offset) {
+        Ok(read) => return Ok((read, Vec::new())),
+        Err(error) if error.raw_os_error().is_none() => return Err(error),
+        Err(_) => {}
+    }
+    let end = file.size()?.min(offset + bytes.len() as u64);
+    let (mut at, mut unreadable) = (offset, Vec::<Range<u64>>::new());
+    while at < end {
+        let next = ((at / BLOCK + 1) * BLOCK).min(end);
+        let block = &mut bytes[(at - offset) as usize..(next - offset) as usize];
+        if file.read_at(block, at).is_err() {
+            block.fill(0);
+            match unreadable.last_mut() {
+                Some(last) if last.end == at => last.end = next,
+                _ => unreadable.push(at..next),
+            }
+        }
+        at = next;
+    }
+    Ok((end.saturating_sub(offset) as usize, unreadable))
 }
 
 /// Takes it as done when what was to be opened, removed or renamed is not there.

@@ -41,6 +41,15 @@ pub enum Error {
         /// The version of its format.
         version: u32,
     },
+    /// It was kept when the reading began.
+    #[error(
+        "the kept segment {} is gone: it expired, or somebody removed it, before it was read; its records \
+         are left out", path.display()
+    )]
+    Gone {
+        /// The segment.
+        path: PathBuf,
+    },
     /// More was said to be done than the last look gave.
     #[error("{count} records can't be done: the last look gave {peeked}")]
     NotPeeked {
@@ -80,7 +89,8 @@ pub enum AppendError {
         /// The limit.
         max_bytes: u64,
     },
-    /// The disk is full, or a quota is reached.
+    /// The disk is full, but for what is reserved ([`Options::reserve_bytes`](super::Options)), or a
+    /// quota is reached.
     #[error("the spool's disk is full: {0}")]
     DiskFull(io::Error),
     /// The operating system said no.

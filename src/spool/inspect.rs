@@ -6,9 +6,9 @@ use std::path::Path;
 use super::checkpoint;
 use super::disk::{Disk, unless_missing};
 use super::frame::time;
-use super::layout::{Layout, damaged_name};
+use super::layout::Layout;
 use super::recovery::{check_ours, damaged_files, find_identity};
-use super::survey::survey;
+use super::survey::{Damage, survey};
 use super::{Depth, Error, Inspection};
 
 pub(super) fn inspect(disk: &dyn Disk, dir: &Path) -> Result<Inspection, Error> {
@@ -21,15 +21,14 @@ pub(super) fn inspect(disk: &dyn Disk, dir: &Path) -> Result<Inspection, Error> 
     let position = checkpoint::read(disk, &layout, spool)?.map(|(_, position)| position);
     let found = survey(disk, &layout, spool, position, in_use)?;
     let damaged = damaged_files(disk, &layout)?;
-    let is_new = |name: &String| !damaged.contains_key(name);
-    let new = found.damages().filter(|damage| is_new(&damaged_name(damage.segment, damage.from, damage.to)));
+    let new = found.damages().filter(|damage| !damaged.contains_key(&damage.name()));
     let (mut ranges, mut bytes) = (damaged.len() as u64, damaged.values().sum::<u64>());
     for damage in new {
         ranges += 1;
         bytes += damage.to - damage.from;
     }
     let before = position.filter(|_| !damaged.is_empty()).map_or(0, |position| position.missing);
-    let missing: u64 = found.damages().map(|damage| damage.missing.end - damage.missing.start).sum();
+    let missing: u64 = found.damages().map(Damage::lost).sum();
     let shipped = layout.shipped();
     let kept = unless_missing(disk.files(&shipped)).map_err(Error::io("read", &shipped))?.unwrap_or_default();
     let depth = Depth {

@@ -6,7 +6,9 @@
 //! DIR/segments/NUMBER.seg            what waits
 //! DIR/shipped/NUMBER.seg             what is kept for a while
 //! DIR/damaged/NUMBER-OFFSET-LEN.bin  bytes of a segment that are no whole record; none where
-//!                                    records are missing without a trace
+//!                                    records are missing without a trace; NUMBER-OFFSET-LEN.unreadable.bin
+//!                                    has zeros where the disk could not read them
+//! DIR/damaged/NUMBER.seg             a segment that is done but for what the disk could not read
 //! DIR/checkpoint                     how far it is taken care of
 //! ```
 
@@ -62,6 +64,11 @@ impl Layout {
         self.segments().join(segment_name(number))
     }
 
+    /// Where it waits for a person, or for better luck, when not all of it could be read.
+    pub fn damaged_segment(&self, number: u64) -> PathBuf {
+        self.damaged().join(segment_name(number))
+    }
+
     pub fn shipped_segment(&self, number: u64) -> PathBuf {
         self.shipped().join(segment_name(number))
     }
@@ -82,8 +89,16 @@ pub(super) fn segment_number(name: &str) -> Option<u64> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
-pub(super) fn damaged_name(segment: u64, from: u64, to: u64) -> String {
-    format!("{segment:020}-{from}-{}.bin", to.saturating_sub(from))
+const UNREADABLE: &str = ".unreadable.bin";
+
+pub(super) fn damaged_name(segment: u64, from: u64, to: u64, unreadable: bool) -> String {
+    let suffix = if unreadable { UNREADABLE } else { ".bin" };
+    format!("{segment:020}-{from}-{}{suffix}", to.saturating_sub(from))
+}
+
+/// Whether it is of a stretch that the disk could not read.
+pub(super) fn is_unreadable(name: &str) -> bool {
+    name.ends_with(UNREADABLE)
 }
 
 /// The segment in the name of bytes that were set aside.

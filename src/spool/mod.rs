@@ -43,8 +43,8 @@ pub const MAX_RECORD: usize = 4 * 1024 * 1024;
 /// Bytes and calls that may be on their way to the disk; more wait.
 const ROOM: usize = 2 * GROUP;
 const CALLS: usize = 1024;
-/// How often kept segments are looked at while nothing happens.
-const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How often what is kept and what is damaged is looked at while nothing happens.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// How a spool is kept.
 #[derive(Debug, Clone)]
@@ -54,13 +54,23 @@ pub struct Options {
     pub max_bytes: u64,
     /// A segment that has reached this is followed by a new one.
     pub segment_bytes: u64,
-    /// For how long after its last append a shipped segment is kept.
+    /// For how long a segment is kept after it was shipped. With zero none is, and what an earlier
+    /// run kept is left alone.
     pub retain: Duration,
+    /// So much of the file system stays free: records that would take it are refused. What is
+    /// shipped makes room, and whoever ships may need some to note what was refused. Zero: all of
+    /// it may be taken.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { max_bytes: 1 << 30, segment_bytes: 16 << 20, retain: Duration::ZERO }
+        Options {
+            max_bytes: 1 << 30,
+            segment_bytes: 16 << 20,
+            retain: Duration::ZERO,
+            reserve_bytes: 16 << 20,
+        }
     }
 }
 
@@ -225,8 +235,11 @@ pub fn inspect(dir: &Path) -> Result<Inspection, Error> {
     inspect::inspect(&RealDisk, dir)
 }
 
-/// What was shipped and is still kept, in order, as far as it was appended at `since` or after.
-/// Changes nothing. Blocks.
+/// What was shipped and is still kept, in order: the segments that were shipped at `since` or after,
+/// and of the others the records that were appended then; and all of what is done in a segment that
+/// still waits, or that could not be read in places. So a database with everything that was shipped
+/// before `since` lacks none of the rest. A segment that goes while the others are read is an error
+/// in its place, as is one that can't be read; more may follow. Changes nothing. Blocks.
 pub fn retained(
     dir: &Path,
     since: Option<SystemTime>,

@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 
 use super::checkpoint::{Checkpoint, Position};
 use super::consumer::Reader;
-use super::disk::{Disk, Held, unless_missing};
+use super::disk::{Disk, Held, read_around, unless_missing};
 use super::frame::{HEADER, IDENTITY, SegmentHeader, SpoolId, Told, time};
-use super::layout::{Layout, damaged_name, damaged_segment, is_ours, segment_number, temporary};
+use super::layout::{Layout, damaged_segment, is_ours, segment_number, temporary};
 use super::shared::{Damaged, LockFile, Segment, Shared, State, tell};
 use super::survey::{self, Damage, Looked, Survey};
 use super::writer::Writer;
@@ -58,7 +58,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<
     let state = State {
         oldest: found.oldest.map(time),
         position,
-        damaged: Damaged { files: damaged, due: Vec::new() },
+        damaged: Damaged { files: damaged, due: Vec::new(), looked: Some(disk.now()) },
         ..State::default()
     };
     let shared = Arc::new(Shared {
@@ -136,7 +136,7 @@ pub(super) fn find_identity(disk: &dyn Disk, layout: &Layout) -> Result<Option<S
             let path = of(layout, number);
             let mut bytes = [0; HEADER];
             let file = disk.open(&path, false).map_err(Error::io("open", &path))?;
-            let read = file.read_at(&mut bytes, 0).map_err(Error::io("read", &path))?;
+            let (read, _) = read_around(&*file, &mut bytes, 0).map_err(Error::io("read", &path))?;
             if let Told::Whole(header) = SegmentHeader::decode(&bytes[..read]) {
                 tracing::warn!("the spool's identity was taken from its segment {number}");
                 return Ok(Some(header.spool));
@@ -175,7 +175,7 @@ pub(super) fn damaged_files(disk: &dyn Disk, layout: &Layout) -> Result<HashMap<
 /// The highest number of a segment that is or was here, as far as can be seen.
 fn highest(disk: &dyn Disk, layout: &Layout, damaged: &HashMap<String, u64>) -> Result<u64, Error> {
     let mut highest = damaged.keys().filter_map(|name| damaged_segment(name)).max().unwrap_or(0);
-    for folder in [layout.segments(), layout.shipped()] {
+    for folder in [layout.segments(), layout.shipped(), layout.damaged()] {
         let files = disk.files(&folder).map_err(Error::io("read", &folder))?;
         let numbers = files.iter().filter_map(|file| segment_number(&file.name));
         highest = highest.max(numbers.max().unwrap_or(0));
@@ -209,6 +209,11 @@ impl Shared {
             unsettled = (!self.settle(looked)).then_some(looked.ordinals.start);
             self.state().unsure.extend(looked.unsure.iter().cloned());
             next = next.max(looked.ordinals.end);
+            if looked.hidden > 0 {
+                unsettled = Some(unsettled.unwrap_or(next).min(next));
+                self.state().unsure.push(next..next + looked.hidden);
+                next += looked.hidden;
+            }
             self.state().segments.push_back(Segment {
                 number: looked.number,
                 first: looked.ordinals.start,
@@ -228,8 +233,11 @@ impl Shared {
 
     fn adopt_damage(&self, damage: &Damage) {
         let mut state = self.state();
-        state.missing += damage.missing.end.saturating_sub(damage.missing.start);
-        if !state.damaged.files.contains_key(&damaged_name(damage.segment, damage.from, damage.to)) {
+        state.missing += damage.lost();
+        if damage.unreadable > 0 {
+            state.unreadable.push(damage.missing.clone());
+        }
+        if !state.damaged.files.contains_key(&damage.name()) {
             tell(damage);
             state.damaged.due.push(damage.clone());
         }
@@ -245,7 +253,7 @@ impl Shared {
                     segment = looked.number,
                     offset = looked.end,
                     bytes = looked.size - looked.end,
-                    "the spool's last write was not finished, nor acknowledged; it is cut off"
+                    "an unfinished write at the end of a segment of the spool is cut off"
                 );
                 file.cut(looked.end)?;
             }
@@ -274,6 +282,15 @@ impl Shared {
             if let Some(number) = segment_number(&file.name) {
                 self.state().shipped.insert(number, (file.bytes, file.modified));
             }
+        }
+        let kept = self.state().shipped.len();
+        if kept > 0 && self.options.retain.is_zero() {
+            tracing::info!(
+                segments = kept,
+                folder = %shipped.display(),
+                "what an earlier run kept of what it shipped stays: remove the folder, or start with --retain, \
+                 to be rid of it"
+            );
         }
         let live: Vec<u64> = self.state().segments.iter().map(|segment| segment.number).collect();
         for number in survey::numbers(&*self.disk, &self.layout.segments())? {

@@ -2,12 +2,14 @@
 //!
 //! A stretch that is no whole frame ends where the next one begins: right behind a frame whose
 //! head is whole, else at the first offset at which a whole frame lies. Nothing is ever taken for
-//! a record that was not written at this very place, with an ordinal that fits.
+//! a record that was not written at this very place, with an ordinal that fits. What the disk can't
+//! read counts as damaged, and is never taken for a write that was not finished.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::disk::File;
+use super::disk::{File, read_around};
 use super::frame::{self, FRAME, Head, MARKER, Place};
 
 /// How much is read at once, where a record is not longer.
@@ -42,6 +44,8 @@ pub(super) struct Stretch {
     /// It can only be the last write, which was never finished: what the last frame lacks lies
     /// past the end, or nothing was written at all.
     pub torn: bool,
+    /// How many of them the disk could not read.
+    pub unreadable: u64,
 }
 
 /// A place in a segment.
@@ -56,12 +60,15 @@ pub(super) struct Scanner {
     whole: u64,
     window: Vec<u8>,
     window_at: u64,
+    /// What the disk could not read, as far as it is known.
+    unreadable: Vec<Range<u64>>,
 }
 
 impl Scanner {
     /// From the place on up to `end`.
     pub fn new(file: Arc<dyn File>, place: Place, end: u64, expected: Option<u64>) -> Scanner {
-        Scanner { file, place, end, expected, whole: place.offset, window: Vec::new(), window_at: 0 }
+        let (window, unreadable) = (Vec::new(), Vec::new());
+        Scanner { file, place, end, expected, whole: place.offset, window, window_at: 0, unreadable }
     }
 
     /// The segment has grown.
@@ -93,7 +100,10 @@ impl Scanner {
 
     fn damaged(&mut self, from: u64, to: u64, torn: bool) -> Step {
         self.place.offset = to;
-        Step::Damaged(Stretch { from, to, torn })
+        let within = |range: &Range<u64>| range.end.min(to).saturating_sub(range.start.max(from));
+        let unreadable = self.unreadable.iter().map(within).sum();
+        self.unreadable.retain(|range| range.end > to);
+        Step::Damaged(Stretch { from, to, torn: torn && unreadable == 0, unreadable })
     }
 
     /// A head at `offset` that belongs there and is of a record that may follow.
@@ -183,12 +193,23 @@ impl Scanner {
         if !(known.contains(&offset) && offset + count as u64 <= known.end) {
             self.window.resize(count.max(READ).min(left), 0);
             self.window_at = offset;
-            let read = self.file.read_at(&mut self.window, offset);
+            let read = read_around(&*self.file, &mut self.window, offset);
             // After an error nothing is known.
-            self.window.truncate(*read.as_ref().unwrap_or(&0));
-            read?;
+            self.window.truncate(read.as_ref().map_or(0, |(read, _)| *read));
+            self.note_unreadable(read?.1);
         }
         let start = (offset - self.window_at) as usize;
         Ok(self.window.get(start..).unwrap_or_default())
+    }
+
+    /// What was just read says more than what was read before.
+    fn note_unreadable(&mut self, found: Vec<Range<u64>>) {
+        let window = self.window_at..self.window_at + self.window.len() as u64;
+        let before = std::mem::take(&mut self.unreadable).into_iter();
+        self.unreadable = before
+            .flat_map(|old| [old.start..old.end.min(window.start), old.start.max(window.end)..old.end])
+            .chain(found)
+            .filter(|range| !range.is_empty())
+            .collect();
     }
 }

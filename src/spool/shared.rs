@@ -5,16 +5,20 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
 use super::checkpoint::Position;
-use super::disk::{Disk, Held, unless_missing};
+use super::disk::{Disk, Held, read_around, unless_missing};
 use super::frame::{HEADER, SpoolId};
-use super::layout::{Layout, damaged_name, temporary};
+use super::layout::{Layout, damaged_segment, is_unreadable, temporary};
+use super::recovery::damaged_files;
 use super::survey::Damage;
 use super::{Depth, Options};
+
+/// How often somebody may have looked into the folder of what is damaged.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -45,12 +49,14 @@ pub(super) struct State {
     pub segments: VecDeque<Segment>,
     pub position: Position,
     pub oldest: Option<SystemTime>,
-    /// What is kept, with its bytes and its last change.
+    /// What is kept, with its bytes and when it was shipped.
     pub shipped: BTreeMap<u64, (u64, SystemTime)>,
     /// Missing records that are not before `position`.
     pub missing: u64,
     /// Ordinals that lack and were never promised.
     pub unsure: Vec<Range<u64>>,
+    /// Missing records that could not be read; the next try may find them.
+    pub unreadable: Vec<Range<u64>>,
     pub damaged: Damaged,
     /// Nothing is appended any more.
     pub closed: bool,
@@ -80,6 +86,8 @@ pub(super) struct Damaged {
     pub files: HashMap<String, u64>,
     /// What is told and could not be set aside yet.
     pub due: Vec<Damage>,
+    /// When the folder was looked at last.
+    pub looked: Option<SystemTime>,
 }
 
 impl Shared {
@@ -107,11 +115,11 @@ impl Shared {
     /// Tells of damage that nobody knew of, and sets its bytes aside.
     pub fn damage(&self, damage: Damage) {
         let mut state = self.state();
-        let name = damaged_name(damage.segment, damage.from, damage.to);
-        if state.damaged.files.contains_key(&name) || state.damaged.due.iter().any(|due| due.is_at(&damage)) {
+        let name = damage.name();
+        if state.damaged.files.contains_key(&name) || state.damaged.due.iter().any(|due| due.name() == name) {
             return;
         }
-        let missing = damage.missing.end.saturating_sub(damage.missing.start);
+        let missing = damage.lost();
         state.missing += missing;
         // They were whole when they were counted.
         let segment = state.segments.iter_mut().find(|segment| segment.number == damage.segment);
@@ -125,15 +133,25 @@ impl Shared {
         self.set_aside();
     }
 
+    /// A record of a segment was read. When it could not be before, it is none that is missing.
+    pub fn found(&self, segment: u64, ordinal: u64) {
+        let mut state = self.state();
+        if state.unreadable.iter().any(|range| range.contains(&ordinal)) {
+            state.missing = state.missing.saturating_sub(1);
+            if let Some(segment) = state.segments.iter_mut().find(|known| known.number == segment) {
+                segment.waiting += 1;
+            }
+        }
+    }
+
     /// Sets aside what is due. What can't be stays due, and its segment stays.
     pub fn set_aside(&self) {
         let due = self.state().damaged.due.clone();
         for damage in due {
             match copy(&*self.disk, &self.layout, &damage) {
                 Ok(bytes) => {
-                    let name = damaged_name(damage.segment, damage.from, damage.to);
                     let mut state = self.state();
-                    state.damaged.files.insert(name, bytes);
+                    state.damaged.files.insert(damage.name(), bytes);
                     state.damaged.due.retain(|other| *other != damage);
                 }
                 Err(error) => tracing::warn!(
@@ -153,6 +171,7 @@ impl Shared {
         if !self.state().damaged.due.is_empty() {
             self.set_aside();
         }
+        self.look_again();
         loop {
             let drained = self.state().drained();
             let Some(number) = drained else { break };
@@ -165,26 +184,55 @@ impl Shared {
         self.expire();
     }
 
-    /// A segment leaves `segments/`.
-    pub fn retire(&self, number: u64) -> io::Result<()> {
-        let (from, to) = (self.layout.segment(number), self.layout.shipped_segment(number));
-        let Some(file) = unless_missing(self.disk.open(&from, false))? else { return Ok(()) };
-        let size = file.size()?;
-        if self.options.retain.is_zero() || size <= HEADER as u64 {
-            return unless_missing(self.disk.remove(&from)).map(drop);
-        }
-        self.disk.rename(&from, &to)?;
+    /// Once in a while: what a person has looked at and taken away counts no more.
+    fn look_again(&self) {
         let now = self.disk.now();
-        // The time is the file's, which was written last at its last append.
-        let files = self.disk.files(&self.layout.shipped()).unwrap_or_default();
-        let found = files.iter().find(|file| to.ends_with(&file.name)).map(|file| file.modified);
-        self.state().shipped.insert(number, (size, found.unwrap_or(now)));
-        self.disk.sync_dir(&self.layout.shipped())?;
+        let age = self.state().damaged.looked.and_then(|last| now.duration_since(last).ok());
+        if age.is_some_and(|age| age < LOOK_EVERY) {
+            return;
+        }
+        let files = damaged_files(&*self.disk, &self.layout);
+        let mut state = self.state();
+        state.damaged.looked = Some(now);
+        let Ok(files) = files else { return };
+        if files.is_empty() && state.damaged.due.is_empty() {
+            state.position.missing = 0;
+        }
+        state.damaged.files = files;
+    }
+
+    /// A segment leaves `segments/`. One that could not be read in places does not go for good.
+    pub fn retire(&self, number: u64) -> io::Result<()> {
+        let from = self.layout.segment(number);
+        let Some(file) = unless_missing(self.disk.open(&from, false))? else { return Ok(()) };
+        let (size, now) = (file.size()?, self.disk.now());
+        if self.state().damaged.has_unreadable(number) {
+            let to = self.layout.damaged_segment(number);
+            self.disk.rename(&from, &to)?;
+            tracing::warn!(
+                segment = number,
+                kept = %to.display(),
+                "a segment of the spool is kept whole, since not all of it could be read"
+            );
+            self.disk.sync_dir(&self.layout.damaged())?;
+        } else if self.options.retain.is_zero() || size <= HEADER as u64 {
+            return unless_missing(self.disk.remove(&from)).map(drop);
+        } else {
+            // From now on it is kept, however long it waited.
+            file.date(now)?;
+            self.disk.rename(&from, &self.layout.shipped_segment(number))?;
+            self.state().shipped.insert(number, (size, now));
+            self.disk.sync_dir(&self.layout.shipped())?;
+        }
         self.disk.sync_dir(&self.layout.segments())
     }
 
+    /// What is kept goes when its time is over. Without a time nobody wanted it to go.
     fn expire(&self) {
         let (now, retain) = (self.disk.now(), self.options.retain);
+        if retain.is_zero() {
+            return;
+        }
         let old = |last: &SystemTime| now.duration_since(*last).is_ok_and(|age| age >= retain);
         let shipped: Vec<u64> = self
             .state()
@@ -199,6 +247,12 @@ impl Shared {
                 Err(error) => tracing::warn!(segment = number, %error, "a kept segment of the spool stays"),
             }
         }
+    }
+}
+
+impl Damaged {
+    fn has_unreadable(&self, segment: u64) -> bool {
+        self.files.keys().any(|name| is_unreadable(name) && damaged_segment(name) == Some(segment))
     }
 }
 
@@ -245,7 +299,7 @@ impl State {
 
     /// The position is on disk.
     pub fn advance(&mut self, position: Position, done: &BTreeMap<u64, (u64, u64, u64)>) {
-        self.missing = self.missing.saturating_sub(position.missing - self.position.missing);
+        self.missing = self.missing.saturating_sub(position.missing.saturating_sub(self.position.missing));
         self.position = position;
         for segment in self.segments.iter_mut().filter(|segment| segment.number <= position.segment) {
             let count = done.get(&segment.number).map_or(0, |(count, ..)| *count);
@@ -260,12 +314,13 @@ impl State {
     }
 }
 
-/// A copy of damaged bytes, whole or not at all.
+/// A copy of damaged bytes, whole or not at all; zeros are where they could not be read.
 fn copy(disk: &dyn Disk, layout: &Layout, damage: &Damage) -> io::Result<u64> {
-    let to = layout.damaged().join(damaged_name(damage.segment, damage.from, damage.to));
+    let to = layout.damaged().join(damage.name());
     let mut bytes = vec![0; (damage.to - damage.from) as usize];
     if !bytes.is_empty() {
-        let read = disk.open(&layout.segment(damage.segment), false)?.read_at(&mut bytes, damage.from)?;
+        let file = disk.open(&layout.segment(damage.segment), false)?;
+        let (read, _) = read_around(&*file, &mut bytes, damage.from)?;
         bytes.truncate(read);
     }
     let new = temporary(&to);
@@ -285,9 +340,18 @@ fn copy(disk: &dyn Disk, layout: &Layout, damage: &Damage) -> io::Result<u64> {
 }
 
 pub(super) fn tell(damage: &Damage) {
-    let Damage { segment, from, to, missing } = damage;
-    let count = missing.end.saturating_sub(missing.start);
+    let Damage { segment, from, to, missing, unreadable } = damage;
+    let count = damage.lost();
     match count {
+        _ if *unreadable > 0 => tracing::error!(
+            segment,
+            offset = from,
+            bytes = to - from,
+            unreadable,
+            missing = count,
+            "bytes of the spool could not be read; the copy of them has zeros, and their segment is kept \
+             when the rest of it is shipped"
+        ),
         0 => tracing::error!(
             segment,
             offset = from,

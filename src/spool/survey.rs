@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use super::Error;
 use super::checkpoint::Position;
-use super::disk::{Disk, unless_missing};
-use super::frame::{HEADER, Place, SegmentHeader, SpoolId, Told};
-use super::layout::{Layout, segment_number};
+use super::disk::{Disk, read_around, unless_missing};
+use super::frame::{FRAME, HEADER, Place, SegmentHeader, SpoolId, Told};
+use super::layout::{Layout, damaged_name, segment_number};
 use super::scan::{Scanner, Step};
 
 /// What is there.
@@ -38,10 +38,13 @@ pub(super) struct Looked {
     pub records: u64,
     pub damages: Vec<Damage>,
     /// Bytes behind the last record are there to be cut off. Where acknowledged records were lost
-    /// with them they stay, or the loss would look like another one the next time.
+    /// with them they stay, or the loss would look like another one the next time; so do bytes that
+    /// could not be read, which may be records.
     pub cut: bool,
     /// Ordinals that lack and may: of a write that was not finished when the power failed.
     pub unsure: Vec<Range<u64>>,
+    /// How many records at most are in what can't be read behind the last one.
+    pub hidden: u64,
     /// Records before this one, in earlier segments, were acknowledged.
     certain: Option<u64>,
     first_appended: Option<u64>,
@@ -54,12 +57,19 @@ pub(super) struct Damage {
     pub from: u64,
     pub to: u64,
     pub missing: Range<u64>,
+    /// How many of the bytes the disk could not read.
+    pub unreadable: u64,
 }
 
 impl Damage {
-    /// The same bytes.
-    pub fn is_at(&self, other: &Damage) -> bool {
-        (self.segment, self.from, self.to) == (other.segment, other.from, other.to)
+    /// The file that the bytes are set aside in.
+    pub fn name(&self) -> String {
+        damaged_name(self.segment, self.from, self.to, self.unreadable > 0)
+    }
+
+    /// How many records were lost.
+    pub fn lost(&self) -> u64 {
+        self.missing.end.saturating_sub(self.missing.start)
     }
 }
 
@@ -119,7 +129,8 @@ pub(super) fn survey(
         && first.ordinals.start > position.ordinal
     {
         let missing = position.ordinal..first.ordinals.start;
-        first.damages.insert(0, Damage { segment: first.number, from: 0, to: 0, missing });
+        let damage = Damage { segment: first.number, from: 0, to: 0, missing, unreadable: 0 };
+        first.damages.insert(0, damage);
     }
     Ok(found)
 }
@@ -143,7 +154,7 @@ fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>
     let fail = |error| Error::io("read", &path)(error);
     let Some(file) = unless_missing(disk.open(&path, false)).map_err(fail)? else { return Ok(None) };
     let size = file.size().map_err(fail)?;
-    let header = header(&*file, &path, spool, number)?;
+    let (header, unreadable) = header(&*file, &path, spool, number)?;
     let behind = size.min(HEADER as u64);
     let (from, expected) = match at {
         Some((offset, ordinal)) if offset >= HEADER as u64 => (offset.min(size), Some(ordinal)),
@@ -151,7 +162,7 @@ fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>
     };
     let mut damages = Vec::new();
     if header.is_none() && size >= HEADER as u64 {
-        damages.push(Damage { segment: number, from: 0, to: HEADER as u64, missing: 0..0 });
+        damages.push(Damage { segment: number, from: 0, to: HEADER as u64, missing: 0..0, unreadable });
     }
     let place = Place { spool, segment: number, offset: from };
     let scanner = Scanner::new(file, place, size, expected);
@@ -164,10 +175,16 @@ fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>
         walk.spare_last_write();
     }
     if let Some(limit) = lost {
-        walk.damages.push(Damage { segment: number, from: walk.end, to: size, missing: end_ordinal..limit });
-    } else if limit.is_none() && tail == Tail::Unclear && !live {
-        walk.damages.push(Damage { segment: number, from: walk.end, to: size, missing: 0..0 });
+        walk.damaged(walk.end..size, end_ordinal..limit, tail.unreadable());
+    } else if limit.is_none() && tail != Tail::Nothing && !live {
+        walk.damaged(walk.end..size, 0..0, tail.unreadable());
     }
+    // How many records are in there nobody knows. With ordinals of their own they are still what they
+    // are when they can be read one day.
+    let hidden = match limit {
+        None if tail.unreadable() > 0 => (size - walk.end) / FRAME as u64 + 1,
+        _ => 0,
+    };
     walk.spare_from(certain);
     Ok(Some(Looked {
         number,
@@ -175,31 +192,33 @@ fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>
         from,
         end: walk.end,
         ordinals: first..lost.unwrap_or(end_ordinal),
+        hidden,
         records: walk.records,
         damages: walk.damages,
-        cut: walk.end < size && lost.is_none(),
+        cut: walk.end < size && lost.is_none() && tail.unreadable() == 0,
         unsure: walk.unsure,
         certain: header.map(|header| header.first.saturating_sub(u64::from(header.unsure))),
         first_appended: walk.appended,
     }))
 }
 
-/// The header, if it is whole. One that is whole and not this segment's is refused.
+/// The header, if it is whole, and how much of it can't be read. One that is whole and not this
+/// segment's is refused.
 pub(super) fn header(
     file: &dyn super::disk::File,
     path: &std::path::Path,
     spool: SpoolId,
     number: u64,
-) -> Result<Option<SegmentHeader>, Error> {
+) -> Result<(Option<SegmentHeader>, u64), Error> {
     let mut bytes = [0; HEADER];
-    let read = file.read_at(&mut bytes, 0).map_err(Error::io("read", path))?;
+    let (read, unreadable) = read_around(file, &mut bytes, 0).map_err(Error::io("read", path))?;
     match SegmentHeader::decode(&bytes[..read]) {
         Told::Newer(version) => Err(Error::Newer { path: path.to_path_buf(), version }),
         Told::Whole(header) if header.spool != spool || header.number != number => {
             Err(Error::Foreign { path: path.to_path_buf() })
         }
-        Told::Whole(header) => Ok(Some(header)),
-        Told::Damaged => Ok(None),
+        Told::Whole(header) => Ok((Some(header), 0)),
+        Told::Damaged => Ok((None, unreadable.iter().map(|range| range.end - range.start).sum())),
     }
 }
 
@@ -208,8 +227,17 @@ pub(super) fn header(
 enum Tail {
     /// Nothing, or a write that was never finished, or frames that were never acknowledged.
     Nothing,
-    /// A write that was never finished, or damage.
-    Unclear,
+    /// A write that was never finished, or damage, with so many bytes that can't be read.
+    Unclear(u64),
+}
+
+impl Tail {
+    fn unreadable(self) -> u64 {
+        match self {
+            Tail::Nothing => 0,
+            Tail::Unclear(unreadable) => unreadable,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -228,9 +256,15 @@ struct Walk {
 }
 
 impl Walk {
-    /// Nothing tells a hole in the last write of all from one that the power failure left in it.
+    fn damaged(&mut self, bytes: Range<u64>, missing: Range<u64>, unreadable: u64) {
+        let Range { start: from, end: to } = bytes;
+        self.damages.push(Damage { segment: self.number, from, to, missing, unreadable });
+    }
+
+    /// Nothing tells a hole in the last write of all from one that the power failure left in it, but
+    /// that it can't be read.
     fn spare_last_write(&mut self) {
-        for damage in &mut self.damages[self.written..] {
+        for damage in self.damages[self.written..].iter_mut().filter(|damage| damage.unreadable == 0) {
             self.unsure.push(std::mem::replace(&mut damage.missing, 0..0));
         }
     }
@@ -247,12 +281,14 @@ impl Walk {
     }
 
     fn all(&mut self, mut scanner: Scanner, from: u64, size: u64) -> io::Result<Tail> {
-        let mut before = from..from;
+        let (mut before, mut unreadable) = (from..from, 0);
         loop {
             match scanner.next()? {
-                Step::Damaged(stretch) if stretch.to < size => before = stretch.from..stretch.to,
+                Step::Damaged(stretch) if stretch.to < size => {
+                    (before, unreadable) = (stretch.from..stretch.to, stretch.unreadable);
+                }
                 Step::Damaged(stretch) if stretch.torn => return Ok(Tail::Nothing),
-                Step::Damaged(_) => return Ok(Tail::Unclear),
+                Step::Damaged(stretch) => return Ok(Tail::Unclear(stretch.unreadable)),
                 Step::End => return Ok(Tail::Nothing),
                 // The next segment has this ordinal: the write failed and was not acknowledged.
                 Step::Record(found) if self.limit.is_some_and(|limit| found.ordinal >= limit) => {
@@ -260,10 +296,11 @@ impl Walk {
                 }
                 Step::Record(found) => {
                     if !before.is_empty() {
-                        let missing = self.expected.unwrap_or(found.ordinal)..found.ordinal;
-                        let Range { start, end } = before;
-                        let damage = Damage { segment: self.number, from: start, to: end, missing };
-                        self.damages.push(damage);
+                        self.damaged(
+                            before,
+                            self.expected.unwrap_or(found.ordinal)..found.ordinal,
+                            unreadable,
+                        );
                     }
                     if found.begins {
                         self.written = self.damages.len();

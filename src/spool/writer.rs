@@ -44,6 +44,7 @@ impl Writer {
     /// Appends the records of several calls; the answer to each in turn.
     pub fn append(&mut self, calls: &[&[Vec<u8>]]) -> Vec<Result<(), AppendError>> {
         let (bytes, max_bytes) = (self.shared.state().bytes(), self.shared.options.max_bytes);
+        let room = self.room(calls.iter().map(|records| size(records)).sum());
         let mut group = 0;
         let mut answers: Vec<Result<(), AppendError>> = calls
             .iter()
@@ -51,6 +52,9 @@ impl Writer {
                 let size = size(records);
                 if bytes + group + size > max_bytes {
                     return Err(AppendError::Full { bytes: bytes + group, max_bytes });
+                }
+                if room.is_some_and(|room| group + size > room) {
+                    return Err(AppendError::DiskFull(self.reserved()));
                 }
                 group += size;
                 Ok(())
@@ -66,6 +70,34 @@ impl Writer {
             }
         }
         answers
+    }
+
+    /// What may be written without touching the reserve; None: as much as fits. When that is less
+    /// than what is `wanted`, what is shipped makes room first, this segment too if nothing of it
+    /// waits, now or later.
+    fn room(&mut self, wanted: u64) -> Option<u64> {
+        let shared = self.shared.clone();
+        let reserve = shared.options.reserve_bytes;
+        if reserve == 0 {
+            return None;
+        }
+        // Where nobody can say it, the write tells.
+        let room = || shared.disk.free(&shared.layout.root).ok().map(|free| free.saturating_sub(reserve));
+        let now = room();
+        if now.is_none_or(|room| room >= wanted) {
+            return now;
+        }
+        self.seal();
+        shared.tidy();
+        shared.changed.notify_one();
+        room()
+    }
+
+    fn reserved(&self) -> io::Error {
+        let reserve = self.shared.options.reserve_bytes;
+        let text =
+            format!("less than the {reserve} bytes would stay free that are reserved for dead letters");
+        io::Error::new(io::ErrorKind::StorageFull, text)
     }
 
     /// All of the records or none.

@@ -13,6 +13,7 @@ mod durable;
 mod embedded;
 mod events;
 mod faults;
+mod forward;
 mod grants;
 mod harness;
 mod hostile;

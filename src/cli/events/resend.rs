@@ -28,7 +28,7 @@ pub struct Resend {
     /// The folder of the spool
     #[arg(long, env = "RATER_SPOOL", value_name = "DIR")]
     spool: PathBuf,
-    /// Only what was taken into the spool at this time or later
+    /// Only what was shipped, or taken into the spool, at this time or later
     #[arg(long, env = "RATER_SINCE", value_name = "TIME", value_parser = time::parse)]
     since: Option<DateTime<Utc>>,
     /// At most so many events a second, so that a database that just recovered isn't flooded

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::super::disk::{Disk, Entry, File, Held};
 use super::Random;
+use super::changes::Change;
 
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -52,14 +53,8 @@ struct Node {
     dirty: Vec<Range<usize>>,
     modified: u64,
     failed: bool,
-}
-
-/// A change of names, which a power failure undoes or does not.
-#[derive(Debug, Clone)]
-enum Change {
-    Made(PathBuf, u64),
-    Gone(PathBuf),
-    Moved(PathBuf, PathBuf, u64),
+    /// What the disk can't read.
+    bad: Vec<Range<usize>>,
 }
 
 /// The disk of one process.
@@ -145,6 +140,12 @@ impl Memory {
         &mut self.files.get_mut(&node).unwrap().now
     }
 
+    /// From now on these bytes of a file can't be read; or all of them can.
+    pub fn spoil(&mut self, path: &Path, bad: impl IntoIterator<Item = Range<usize>>) {
+        let node = self.names[path];
+        self.files.get_mut(&node).unwrap().bad = bad.into_iter().collect();
+    }
+
     pub fn paths(&self) -> Vec<PathBuf> {
         self.names.keys().cloned().collect()
     }
@@ -181,26 +182,6 @@ impl Memory {
             }
         }
         self.names = self.kept.clone();
-    }
-}
-
-impl Change {
-    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
-        match self {
-            Change::Made(path, node) => drop(names.insert(path.clone(), *node)),
-            Change::Gone(path) => drop(names.remove(path)),
-            Change::Moved(from, to, node) => {
-                names.remove(from);
-                names.insert(to.clone(), *node);
-            }
-        }
-    }
-
-    fn is_in(&self, dir: &Path) -> bool {
-        match self {
-            Change::Made(path, _) | Change::Gone(path) => path.parent() == Some(dir),
-            Change::Moved(from, to, _) => from.parent() == Some(dir) || to.parent() == Some(dir),
-        }
     }
 }
 
@@ -301,6 +282,10 @@ impl Disk for MemoryDisk {
         done.iter().for_each(|change| change.apply(&mut memory.kept));
         Ok(())
     }
+
+    fn free(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.enter(false, false)?.room())
+    }
 }
 
 impl File for Handle {
@@ -310,6 +295,11 @@ impl File for Handle {
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let memory = self.disk.enter(false, false)?;
+        let wanted = offset as usize..offset as usize + bytes.len();
+        let is_hit = |bad: &Range<usize>| bad.start < wanted.end && wanted.start < bad.end;
+        if memory.files[&self.node].bad.iter().any(is_hit) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let rest = memory.files[&self.node].now.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(bytes.len());
         bytes[..count].copy_from_slice(&rest[..count]);
@@ -371,6 +361,13 @@ impl File for Handle {
     fn cut(&self, bytes: u64) -> io::Result<()> {
         let mut memory = self.disk.enter(true, false)?;
         memory.files.get_mut(&self.node).unwrap().now.truncate(bytes as usize);
+        Ok(())
+    }
+
+    fn date(&self, time: SystemTime) -> io::Result<()> {
+        let mut memory = self.disk.enter(true, false)?;
+        let millis = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+        memory.files.get_mut(&self.node).unwrap().modified = millis;
         Ok(())
     }
 }

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod crash;
 mod damage;
 mod faults;
+mod kept;
 mod memory;
+mod unreadable;
 mod whole;
 
 use std::path::{Path, PathBuf};
@@ -40,7 +43,7 @@ fn dir() -> PathBuf {
 }
 
 fn options() -> Options {
-    Options { max_bytes: 1 << 20, segment_bytes: 4096, retain: Duration::ZERO }
+    Options { max_bytes: 1 << 20, segment_bytes: 4096, retain: Duration::ZERO, reserve_bytes: 0 }
 }
 
 fn open(disk: &MemoryDisk, options: &Options) -> Result<(Writer, Reader), Error> {

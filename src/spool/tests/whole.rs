@@ -267,23 +267,33 @@ async fn a_shipped_segment_is_kept_for_as_long_as_it_was_asked_for() {
     assert_eq!(next(&mut consumer, 4).await.len(), 4);
     consumer.done(4).await.unwrap();
     assert_eq!(kept(None), [0, 1, 2, 3]);
-    assert_eq!(kept(Some(2)), [2, 3]);
+    assert_eq!(kept(Some(6)), [0, 1, 2, 3], "by when it was shipped");
+    assert!(kept(Some(7)).is_empty());
     assert!(spool.depth().retained_bytes > 400);
     assert_eq!(next(&mut consumer, 4).await.len(), 2);
     consumer.done(1).await.unwrap();
     disk.get().millis += 6_000;
     assert_eq!(next(&mut consumer, 1).await.len(), 1);
     consumer.done(1).await.unwrap();
-    assert_eq!(kept(None), [3, 4, 5], "the oldest are over");
+    assert_eq!(kept(None), [0, 1, 2, 3, 4, 5]);
+    disk.get().millis += 5_000;
+    spool.append(one("6")).await.unwrap();
+    assert_eq!(next(&mut consumer, 1).await.len(), 1);
+    consumer.done(1).await.unwrap();
+    assert_eq!(kept(None), [5, 6], "the time of the others is over");
     drop((spool, consumer));
     disk.get().millis -= 60_000;
     let keep = Options { retain: Duration::from_secs(10), ..options() };
     let opened = Spool::open_on(Arc::new(disk.clone()), &dir(), keep).unwrap();
-    assert_eq!(kept(None), [3, 4, 5], "a clock that went back gives nothing up early");
+    assert_eq!(kept(None), [5, 6], "a clock that went back gives nothing up early");
     drop(opened);
     disk.get().millis += 120_000;
     let opened = Spool::open_on(Arc::new(disk.clone()), &dir(), options()).unwrap();
-    assert!(kept(None).is_empty(), "gone at the next start");
+    assert_eq!(kept(None), [5, 6], "who keeps nothing gives up nothing that somebody kept");
+    drop(opened);
+    let keep = Options { retain: Duration::from_secs(10), ..options() };
+    let opened = Spool::open_on(Arc::new(disk.clone()), &dir(), keep).unwrap();
+    assert!(kept(None).is_empty(), "gone at the next start with a time");
     drop(opened);
 }
 

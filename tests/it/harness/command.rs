@@ -19,7 +19,7 @@ impl Output {
 }
 
 /// The binary, in an environment without settings of ours from the outside.
-pub(super) fn rater() -> Command {
+pub fn rater() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rater"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();

@@ -8,13 +8,15 @@
 
 mod command;
 mod database;
+mod process;
 mod rows;
 mod server;
 mod service;
 mod tmpfs;
 
-pub use command::{Output, run, run_in};
+pub use command::{Output, rater, run, run_in};
 pub use database::{TestDb, database, database_from, empty_database, sorted_database};
+pub use process::{Process, field};
 pub use rows::{Event, Rated, event, insert, rated_usage};
 pub use server::{OwnServer, own_server, own_server_in, psql, temp_dir};
 pub use service::Service;

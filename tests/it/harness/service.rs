@@ -1,27 +1,22 @@
 //! The service: the real binary on free ports, watched by its log.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use rater::proto::event_service_client::EventServiceClient;
 use rater::proto::rating_service_client::RatingServiceClient;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
 
 use super::command::rater;
+use super::process::{Process, field};
 
 const LISTENS_WITHIN: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(5);
 
 /// A running `rater serve`, killed when it is dropped.
 pub struct Service {
-    child: Child,
-    logs: Arc<Mutex<Vec<Value>>>,
+    process: Process,
     address: String,
     admin_address: String,
 }
@@ -29,10 +24,7 @@ pub struct Service {
 impl Service {
     /// Starts one on a database and waits until it listens.
     pub async fn start(database_url: &str, arguments: &[&str]) -> Service {
-        let mut command = rater();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
-        command.args(arguments).env("RATER_DATABASE_URL", database_url);
-        Service::spawn(command).await
+        Service::start_at("127.0.0.1:0", database_url, arguments).await
     }
 
     /// The same where another one listened, which is gone.
@@ -44,19 +36,9 @@ impl Service {
     }
 
     /// The same from a command that says when it listens.
-    async fn spawn(mut command: Command) -> Service {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let logs = Arc::new(Mutex::new(Vec::new()));
-        let stderr = child.stderr.take().unwrap();
-        let kept = logs.clone();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let entry = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "unparsed": line }));
-                kept.lock().unwrap().push(entry);
-            }
-        });
-        let mut service = Service { child, logs, address: String::new(), admin_address: String::new() };
+    async fn spawn(command: Command) -> Service {
+        let process = Process::spawn(command);
+        let mut service = Service { process, address: String::new(), admin_address: String::new() };
         let listening = service.wait_for_log("listening", LISTENS_WITHIN).await;
         let text = |name: &str| field(&listening, name).as_str().unwrap_or_default().to_string();
         (service.address, service.admin_address) = (text("address"), text("admin_address"));
@@ -65,25 +47,12 @@ impl Service {
 
     /// Every line that it has logged so far; one that is not JSON under `unparsed`.
     pub fn logs(&self) -> Vec<Value> {
-        self.logs.lock().unwrap().clone()
+        self.process.logs()
     }
 
     /// The first line with this message; panics with everything logged when none comes.
     pub async fn wait_for_log(&mut self, message: &str, within: Duration) -> Value {
-        let deadline = Instant::now() + within;
-        loop {
-            // Before the log: what a process says last is still read after its end.
-            let ended = self.child.try_wait().unwrap();
-            if let Some(found) = self.logs().into_iter().find(|line| *field(line, "message") == message) {
-                return found;
-            }
-            if ended.is_some() {
-                tokio::time::sleep(POLL * 20).await;
-            }
-            let over = ended.is_some() || Instant::now() > deadline;
-            assert!(!over, "no `{message}` in the log ({ended:?}): {:#?}", self.logs());
-            tokio::time::sleep(POLL).await;
-        }
+        self.process.wait_for_log(message, within).await
     }
 
     /// `127.0.0.1:port` of the gRPC server.
@@ -102,23 +71,21 @@ impl Service {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+        self.process.signal(signal);
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
     }
 
     /// Waits until it has ended; panics when it does not.
     pub async fn wait(&mut self, within: Duration) -> ExitStatus {
-        let deadline = Instant::now() + within;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "still running: {:#?}", self.logs());
-            tokio::time::sleep(POLL).await;
-        }
+        self.process.wait(within).await
     }
 
     /// A connection of its own to the service.
@@ -133,19 +100,6 @@ impl Service {
     pub async fn client_events(&self) -> EventServiceClient<Channel> {
         EventServiceClient::new(self.channel().await)
     }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It has ended already, or ends now.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// A field of a log line, which may stand under `fields`.
-fn field<'a>(line: &'a Value, name: &str) -> &'a Value {
-    line.get(name).unwrap_or(&line["fields"][name])
 }
 
 #[tokio::test]

@@ -49,11 +49,15 @@ pub struct Forward {
     #[arg(long, env = "RATER_MAX_SPOOL_BYTES", value_name = "BYTES", default_value = "1GiB")]
     #[arg(value_parser = max_spool_bytes)]
     max_spool_bytes: u64,
+    /// So much of the disk stays free, for dead letters; 0 lets the spool take all of it
+    #[arg(long, env = "RATER_RESERVE_BYTES", value_name = "BYTES", default_value = "16MiB")]
+    #[arg(value_parser = bytes::parse)]
+    reserve_bytes: u64,
     /// How large a file of the spool gets
     #[arg(long, env = "RATER_SEGMENT_BYTES", value_name = "BYTES", default_value = "16MiB")]
     #[arg(value_parser = segment_bytes)]
     segment_bytes: u64,
-    /// How long shipped events are kept, for `rater events resend`
+    /// How long events are kept after they were shipped, for `rater events resend`
     #[arg(long, env = "RATER_RETAIN", value_name = "TIME", default_value = "0s", value_parser = duration::parse)]
     retain: Duration,
     /// The most events in one call
@@ -138,6 +142,7 @@ impl Forward {
                 max_bytes: self.max_spool_bytes,
                 segment_bytes: self.segment_bytes,
                 retain: self.retain,
+                reserve_bytes: self.reserve_bytes,
             },
             batch_size: self.batch_size.into(),
             alert_age: self.alert_age,

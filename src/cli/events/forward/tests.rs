@@ -278,3 +278,12 @@ fn sizes_have_limits() {
         assert!(segment_bytes(wrong).is_err(), "{wrong}");
     }
 }
+
+#[tokio::test]
+async fn what_is_reserved_of_the_disk_is_not_given_to_the_spool() {
+    let scene = Scene::new(Vec::new()).await;
+    assert_eq!(scene.options(&[]).reserve_bytes, 16 << 20);
+    let parts = scene.options(&["--reserve-bytes", "8388607TiB"]).prepare().await.expect("free");
+    let refused = parts.forwarder.append_json(b"{\"request_id\":\"r\"}").await.expect_err("refused");
+    assert!(refused.to_string().contains("reserved for dead letters"), "{refused}");
+}
