@@ -204,7 +204,7 @@ impl Folder {
     }
 
     /// Clears away what killed processes left. It is in nobody's way, so nothing is told.
-    fn sweep(&self) {
+    pub fn sweep(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let old = entry.metadata().ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
             if is_temporary(&entry.file_name().to_string_lossy()) && old.is_some_and(|old| old > STALE) {

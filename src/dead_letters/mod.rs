@@ -90,6 +90,11 @@ impl DeadLetters {
         self.folder.write(&all.into_values().collect::<Vec<_>>())
     }
 
+    /// Clears away what writers that were killed left an hour ago or earlier.
+    pub fn sweep(&self) {
+        self.folder.sweep();
+    }
+
     /// The letter in whose place one of the same id will stand. What can't be read is moved out of
     /// the way.
     fn to_replace(&self, id: &str) -> Result<Option<Letter>, Error> {

@@ -1,8 +1,9 @@
 //! Lines of events, and what a producer is told about them: one JSON object a line, ascending.
 //!
 //! `{"line":12}` promises that every line up to 12 is on the disk, but for those that an answer
-//! refused; `{"line":7,"refused":"SPOOL_FULL","error":"…"}` says that line 7 was not taken. A
-//! blank line is no line of its own: the next answer covers it. What an event says is not judged
+//! refused; `{"line":7,"refused":"SPOOL_FULL","error":"…"}` says that line 7 was not taken, and with
+//! line 0 that the connection was not. A blank line is no line of its own: the next answer covers it.
+//! What an event says is not judged
 //! here, only that it is one.
 
 use prost::Message;
@@ -33,17 +34,20 @@ pub enum Word {
     SpoolFailed,
     /// The forwarder ends.
     Stopping,
+    /// Of a connection: there are as many as there may be.
+    TooManyConnections,
 }
 
 impl Word {
     /// All of them.
-    pub const ALL: [Word; 6] = [
+    pub const ALL: [Word; 7] = [
         Word::NotAnEvent,
         Word::LineTooLong,
         Word::SpoolFull,
         Word::DiskFull,
         Word::SpoolFailed,
         Word::Stopping,
+        Word::TooManyConnections,
     ];
 
     /// As it is written.
@@ -55,6 +59,7 @@ impl Word {
             Word::DiskFull => "DISK_FULL",
             Word::SpoolFailed => "SPOOL_FAILED",
             Word::Stopping => "STOPPING",
+            Word::TooManyConnections => "TOO_MANY_CONNECTIONS",
         }
     }
 }
@@ -163,6 +168,13 @@ impl Answer {
     fn refused(line: u64, error: &AppendError) -> Answer {
         Answer { line, refused: Some(Refused { refused: error.word().as_str(), error: error.to_string() }) }
     }
+}
+
+/// What a producer is told for whom there is no place.
+pub fn no_place(connections: usize) -> String {
+    let error = format!("there are {connections} connections already; use fewer, or try again later");
+    let refused = Some(Refused { refused: Word::TooManyConnections.as_str(), error });
+    serde_json::to_string(&Answer { line: 0, refused }).map(|line| line + "\n").unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ pub mod answers;
 mod backoff;
 pub mod lines;
 pub mod metrics;
+mod pace;
 mod resend;
 mod seen;
 mod ship;
@@ -57,10 +58,12 @@ mod verdict;
 mod watch;
 
 pub use answers::{MAX_EVENT_BYTES, Word};
-pub use resend::{Resent, resend};
+pub use pace::Pace;
+pub use resend::{Again, Resent, resend};
 pub use seen::{Counts, Mishap, Saved, Seen};
 pub use shipping::Shipping;
 pub use status_file::read as saved;
+pub use verdict::{Blame, Refusal, blame, refusals};
 
 use crate::dead_letters::{DeadLetters, Refused};
 use crate::grpc::client::{ConnectError, Server, connect_lazy};
@@ -133,6 +136,7 @@ impl Forwarder {
         let (folder, how) = (dir.to_path_buf(), options.spool.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let (spool, consumer) = Spool::open(&folder, how)?;
+            DeadLetters::of(&folder).sweep();
             Ok::<_, spool::Error>((spool, consumer, status_file::read(&folder)))
         });
         let (spool, consumer, saved) =
@@ -189,6 +193,9 @@ impl Forwarder {
         mut payloads: &[Vec<u8>],
         timeless: bool,
     ) -> Result<(), (usize, AppendError)> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
         let (all, mut size) = (payloads.len(), payloads.len());
         while !payloads.is_empty() {
             let (part, rest) = payloads.split_at(size.min(payloads.len()));

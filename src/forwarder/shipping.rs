@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Pauses;
 use super::seen::Seen;
-use super::ship::{Shipper, Way};
+use super::ship::{Aside, Shipper, Way};
 use super::source::Source;
 use super::{Forwarder, status_file};
 use crate::grpc::client::Channel;
@@ -49,7 +49,7 @@ impl Shipping {
         let way = Way {
             // One try at a time: what is to be done after it is decided here.
             sender: EventSender::new(channel, Duration::ZERO),
-            letters: forwarder.letters.clone(),
+            aside: Aside::Letters(forwarder.letters.clone()),
             book: forwarder.book.clone(),
             watch: forwarder.watch.clone(),
             stop,

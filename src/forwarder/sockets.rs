@@ -14,20 +14,22 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::answers::{Group, MAX_EVENT_BYTES};
+use super::answers::{Group, MAX_EVENT_BYTES, Word, no_place};
 use super::lines::{GROUP_BYTES, Line, Lines};
 use super::{AppendError, Forwarder};
 use crate::spool;
 
-/// Connections at once; the next ones wait until one ends.
+/// Connections at once; the next ones are told so, and closed.
 const MAX_CONNECTIONS: usize = 256;
 /// What is read in one go.
 const READ_BYTES: usize = 64 * 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
 /// How long a stop waits for producers that don't read their answers.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
@@ -69,10 +71,9 @@ impl Socket {
     }
 
     fn new(path: &Path) -> io::Result<Socket> {
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let socket = bound(path)?;
         let inode = fs::symlink_metadata(path)?.ino();
-        Ok(Socket { listener, path: path.into(), inode })
+        Ok(Socket { listener: socket.listen(BACKLOG)?, path: path.into(), inode })
     }
 
     /// Takes events in until it is told to stop. Then it answers for what is on its way and
@@ -80,16 +81,20 @@ impl Socket {
     pub async fn serve(self, forwarder: Forwarder, stop: CancellationToken) {
         let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
         loop {
-            let next = async {
-                let place = places.clone().acquire_owned().await;
-                (place, self.listener.accept().await)
-            };
-            let (place, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                next = next => next,
+                accepted = self.listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
+                    let Ok(place) = places.clone().try_acquire_owned() else {
+                        refuse(&stream, &forwarder);
+                        continue;
+                    };
+                    // Not at once when one has gone: the next one may be refused again.
+                    if places.available_permits() >= MAX_CONNECTIONS / 8 {
+                        forwarder.watch.places();
+                    }
                     let connection = Connection::new(stream, forwarder.clone(), stop.clone());
                     connections.spawn(async move {
                         let _place = place;
@@ -107,6 +112,22 @@ impl Socket {
         connections.close();
         connections.wait().await;
     }
+}
+
+/// A socket at `path` for this user alone. While it does not listen nobody can connect, whatever
+/// the umask made of its mode.
+fn bound(path: &Path) -> io::Result<UnixSocket> {
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(socket)
+}
+
+/// Says that there is no place, as far as that is written at once.
+fn refuse(stream: &UnixStream, forwarder: &Forwarder) {
+    drop(stream.try_write(no_place(MAX_CONNECTIONS).as_bytes()));
+    forwarder.book.refused(Word::TooManyConnections.as_str(), 1);
+    forwarder.watch.crowded(MAX_CONNECTIONS);
 }
 
 impl Drop for Socket {

@@ -250,8 +250,19 @@ async fn a_socket_is_for_its_user_alone_and_only_a_stale_one_is_replaced() {
     assert!(error.starts_with("can't listen on "), "{error}");
 }
 
+#[tokio::test]
+async fn nobody_can_connect_before_the_socket_is_for_its_user_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let socket = bound(&path).expect("bound");
+    assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+    let refused = UnixStream::connect(&path).await.expect_err("it does not listen");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    drop(socket);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn more_producers_than_places_are_served_one_after_the_other() {
+async fn a_producer_without_a_place_is_told_so_and_may_come_again() {
     let scene = Scene::new().await;
     let mut producers = Vec::new();
     for n in 0..MAX_CONNECTIONS as u64 {
@@ -260,9 +271,21 @@ async fn more_producers_than_places_are_served_one_after_the_other() {
         assert!(producer.up_to(1).await.is_empty());
         producers.push(producer);
     }
-    let mut next = scene.connect().await;
-    next.send(events(9_999, 1)).await;
-    assert!(tokio::time::timeout(Duration::from_millis(200), next.answer()).await.is_err(), "it waits");
+    let mut refused = scene.connect().await;
+    let answer = refused.answer().await.expect("an answer");
+    assert_eq!((&answer["line"], &answer["refused"]), (&0.into(), &"TOO_MANY_CONNECTIONS".into()));
+    assert_eq!(refused.answer().await, None);
+    assert_eq!(scene.refused("TOO_MANY_CONNECTIONS"), 1);
     producers.pop();
-    assert!(next.up_to(1).await.is_empty());
+    loop {
+        let mut next = scene.connect().await;
+        // It may be closed before it has written.
+        drop(next.write.write_all(events(9_999, 1).as_bytes()).await);
+        let answer = next.answer().await.expect("an answer");
+        if answer["line"] == 1 {
+            break;
+        }
+        assert_eq!(answer["refused"], "TOO_MANY_CONNECTIONS");
+    }
+    assert_eq!(scene.on_disk(), MAX_CONNECTIONS as u64 + 1);
 }

@@ -7,21 +7,36 @@ fn failure(code: &'static str, may_pass: bool) -> Failure {
 }
 
 #[test]
-fn a_code_that_was_made_up_here_is_trouble_whatever_it_is() {
-    for (code, expected) in [
-        ("INVALID_ARGUMENT", Blame::Content),
-        ("OUT_OF_RANGE", Blame::Content),
-        ("ALREADY_EXISTS", Blame::Content),
-        ("INTERNAL", Blame::Defect),
-        ("UNKNOWN", Blame::Defect),
-        ("DATA_LOSS", Blame::Defect),
-        ("FAILED_PRECONDITION", Blame::Trouble),
-        ("OK", Blame::Trouble),
-        ("A_NEW_ONE", Blame::Trouble),
+fn only_what_the_service_alone_says_is_held_against_an_event() {
+    let of = |code, reason: &str, field: &str| {
+        let violations = vec![(field.to_owned(), "TOO_LONG: shorten it".to_owned())];
+        Failure { reason: reason.into(), violations, ..failure(code, false) }
+    };
+    for (failed, expected) in [
+        (of("INVALID_ARGUMENT", "", "events[0].model"), Blame::Content),
+        (of("INVALID_ARGUMENT", "", "events[0]"), Blame::Content),
+        (of("ALREADY_EXISTS", "EVENT_CONFLICT", "events[0].request_id"), Blame::Content),
+        (of("INTERNAL", "INTERNAL", ""), Blame::Defect),
+        (of("INTERNAL", "REFUSED_BY_DATABASE", ""), Blame::Defect),
+        // A body that was cut on the way, a batch that is too long, a request that is wrong.
+        (of("INVALID_ARGUMENT", "", ""), Blame::Trouble),
+        (of("INVALID_ARGUMENT", "", "events"), Blame::Trouble),
+        (of("INVALID_ARGUMENT", "", "events[1].model"), Blame::Trouble),
+        (of("INVALID_ARGUMENT", "", "events[].model"), Blame::Trouble),
+        (of("ALREADY_EXISTS", "REQUEST_ID_REUSED", ""), Blame::Trouble),
+        (of("ALREADY_EXISTS", "", "events[0].request_id"), Blame::Trouble),
+        (of("OUT_OF_RANGE", "", "events[0].model"), Blame::Trouble),
+        (of("INTERNAL", "", ""), Blame::Trouble),
+        (of("UNKNOWN", "", ""), Blame::Trouble),
+        (of("DATA_LOSS", "INTERNAL", ""), Blame::Trouble),
+        (of("FAILED_PRECONDITION", "INTERNAL", ""), Blame::Trouble),
+        (of("A_NEW_ONE", "", ""), Blame::Trouble),
     ] {
-        assert_eq!(blame(&failure(code, false)), expected, "{code}");
-        assert_eq!(blame(&failure(code, true)), Blame::Trouble, "{code}");
+        assert_eq!(blame(&failed, 1), expected, "{failed:?}");
+        let made_here = Failure { may_pass: true, ..failed };
+        assert_eq!(blame(&made_here, 1), Blame::Trouble, "{made_here:?}");
     }
+    assert_eq!(blame(&of("INVALID_ARGUMENT", "", "events[17].model"), 18), Blame::Content);
 }
 
 fn record(event: &BillingEvent) -> Record {
@@ -47,7 +62,7 @@ fn a_letter_holds_the_event_that_was_sent() {
         field: "prompt_tokens".into(),
         reason: "NEGATIVE".into(),
     };
-    let letters = batch.letters(&[rejected]);
+    let letters = batch.letters([(1, Refusal::from(&rejected))].into());
     let [letter] = &letters[..] else { panic!("one letter: {letters:?}") };
     let Content::Event(json) = &letter.content else { panic!("an event: {letter:?}") };
     assert_eq!(proto_json::event(json.to_string().as_bytes()).as_ref(), Ok(&event));

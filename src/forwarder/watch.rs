@@ -1,5 +1,6 @@
 //! A line in the log when something becomes bad and when it is good again; once for each change,
-//! however often it is tried in between. What becomes bad is a warning, and an error where events
+//! however often it is tried in between. Only events that are set aside have a line a batch, with
+//! their letters. What becomes bad is a warning, and an error where events
 //! are refused or gone; what is good again is information.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -43,6 +44,10 @@ pub(super) struct Watch {
     letters: Flag,
     no_event_time: Flag,
     fullness: AtomicU8,
+    /// Whether events were taken in since they were refused for the spool's limit.
+    taken: AtomicBool,
+    /// Connections are refused.
+    crowded: Flag,
     damaged: AtomicU64,
 }
 
@@ -89,6 +94,7 @@ impl Watch {
     }
 
     pub fn intake_works(&self) {
+        self.taken.store(true, Ordering::Relaxed);
         if self.intake.turns(false) {
             tracing::info!("events are taken in again");
         }
@@ -96,8 +102,23 @@ impl Watch {
 
     /// Events were refused because of the spool's own limit.
     pub fn full(&self, bytes: u64, max_bytes: u64) {
+        self.taken.store(false, Ordering::Relaxed);
         if self.fullness.swap(FULL, Ordering::Relaxed) != FULL {
             tracing::error!(bytes, max_bytes, "events are refused: the spool is full");
+        }
+    }
+
+    /// A producer was refused, since there are as many as there may be.
+    pub fn crowded(&self, producers: usize) {
+        if self.crowded.turns(true) {
+            tracing::warn!(producers, "connections to the socket are refused: there are too many");
+        }
+    }
+
+    /// There are places for producers.
+    pub fn places(&self) {
+        if self.crowded.turns(false) {
+            tracing::info!("connections to the socket are taken again");
         }
     }
 
@@ -155,14 +176,15 @@ impl Watch {
         }
     }
 
-    /// Nearly full from 80 %, and with room again below 70 %.
+    /// Nearly full from 80 %, and with room again below 70 %; after events were refused, only once
+    /// some were taken in: what came may be larger than the room that there is.
     fn look_at_room(&self, bytes: u64, max_bytes: u64) {
         let percent = u128::from(bytes) * 100 / u128::from(max_bytes.max(1));
-        let before = self.fullness.load(Ordering::Relaxed);
+        let (before, taken) = (self.fullness.load(Ordering::Relaxed), self.taken.load(Ordering::Relaxed));
         if percent >= 80 && before == ROOM {
             self.fullness.store(NEARLY_FULL, Ordering::Relaxed);
             tracing::warn!(bytes, max_bytes, "the spool is nearly full");
-        } else if percent < 70 && before != ROOM {
+        } else if percent < 70 && (before == NEARLY_FULL || before == FULL && taken) {
             self.fullness.store(ROOM, Ordering::Relaxed);
             tracing::info!(bytes, max_bytes, "the spool has room again");
         }

@@ -91,6 +91,8 @@ fn room_is_told_at_80_percent_when_it_is_full_and_below_70() {
             watch.full(100, 100);
             watch.look(&seen(95, |_| {}));
         }
+        watch.intake_works();
+        watch.look(&seen(70, |_| {}));
         watch.look(&seen(69, |_| {}));
         watch.look(&seen(10, |_| {}));
     });
@@ -100,6 +102,34 @@ fn room_is_told_at_80_percent_when_it_is_full_and_below_70() {
         "INFO the spool has room",
     ];
     assert_said(&lines, &expected);
+}
+
+#[test]
+fn a_spool_that_is_too_small_for_what_comes_is_full_until_something_is_taken() {
+    let watch = Watch::new(Duration::from_secs(300));
+    let lines = said(|| {
+        watch.intake_works();
+        for _ in 0..5 {
+            watch.full(10, 100);
+            watch.look(&seen(10, |_| {}));
+        }
+        for _ in 0..5 {
+            watch.intake_works();
+            watch.look(&seen(10, |_| {}));
+        }
+    });
+    assert_said(&lines, &["ERROR events are refused: the spool is full", "INFO the spool has room"]);
+}
+
+#[test]
+fn refused_connections_are_told_once_on_each_side() {
+    let watch = Watch::new(Duration::from_secs(300));
+    let lines = said(|| {
+        watch.places();
+        (0..3).for_each(|_| watch.crowded(256));
+        (0..3).for_each(|_| watch.places());
+    });
+    assert_said(&lines, &["WARN connections to the socket are refused", "INFO connections to the socket"]);
 }
 
 #[test]

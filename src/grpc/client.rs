@@ -11,6 +11,8 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::status::DOMAIN;
+
 mod absence;
 pub mod events;
 pub mod health;
@@ -100,7 +102,8 @@ pub struct Failure {
     pub code: &'static str,
     /// For a person.
     pub message: String,
-    /// ErrorInfo's reason, `WINDOW_BUSY`; empty where there is none.
+    /// The reason in the service's own ErrorInfo, `WINDOW_BUSY`; empty where there is none, such as
+    /// from a proxy.
     pub reason: String,
     /// ErrorInfo's metadata.
     pub metadata: HashMap<String, String>,
@@ -149,7 +152,7 @@ impl Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Failure {
-        let info = status.get_details_error_info();
+        let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN);
         let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
         let fields = status.get_details_bad_request().map(|details| details.field_violations);
         let violations = fields.unwrap_or_default().into_iter().map(|v| (v.field, v.description)).collect();

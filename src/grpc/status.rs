@@ -21,7 +21,8 @@ const MAX_DETAIL_BYTES: usize = 4 * 1024;
 const MAX_MESSAGE_BYTES: usize = 512;
 /// What the details hold beside the message and the violations: types, reasons, the last line.
 const ENVELOPE_BYTES: usize = 384;
-const DOMAIN: &str = "rater";
+/// Of our ErrorInfo: whatever stands between a client and the service has none of this domain.
+pub const DOMAIN: &str = "rater";
 /// When a call that met an overload or a dead database may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -232,6 +233,7 @@ fn describe(violation: &Violation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::client::Failure;
 
     fn violations(count: usize, text: &str) -> Vec<Violation> {
         (0..count).map(|n| Violation::new(format!("events[{n}].auth_id"), "TOO_LONG", text)).collect()
@@ -252,6 +254,16 @@ mod tests {
             let (shown, last, bytes) = listed(count, &"é".repeat(length / 2));
             assert!(bytes <= MAX_DETAIL_BYTES, "{count} of {length}: {bytes} bytes");
             assert!(last.starts_with("LEFT_OUT"), "{count} of {length}: {shown} {last}");
+        }
+    }
+
+    #[test]
+    fn a_reason_that_somebody_else_gave_is_none_of_ours() {
+        for (domain, reason) in [(DOMAIN, "INTERNAL"), ("proxy.example", ""), ("", "")] {
+            let mut details = ErrorDetails::new();
+            details.set_error_info("INTERNAL", domain, HashMap::new());
+            let failure = Failure::from(Status::with_error_details(Code::Internal, "no", details));
+            assert_eq!((failure.code, failure.reason.as_str()), ("INTERNAL", reason), "{domain}");
         }
     }
 }

@@ -12,14 +12,17 @@ use crate::cli::client::ClientOptions;
 use crate::cli::console::Console;
 use crate::cli::output::{Format, csv, table};
 use crate::cli::{signals, time};
-use crate::forwarder::{Resent, resend};
+use crate::dead_letters::Refused;
+use crate::forwarder::{Again, Resent, resend};
 use crate::telemetry::{self, LogFormat};
 
 /// Sends again what was shipped and is still kept
 ///
-/// For a database that was restored from a backup. What it has already counts as duplicates. It
-/// works beside a running forwarder, which keeps what it ships for as long as its --retain says.
-/// The exit code is 0 when all of it is stored, and 1 when any is not.
+/// For a database that was restored from a backup. What it has already counts as duplicates. What
+/// the service refuses is named on standard error and passed over: it makes no dead letter, since
+/// the one that it had may be mended or dropped by now. It works beside a running forwarder, which
+/// keeps what it ships for as long as its --retain says. The exit code is 0 when all of it is
+/// stored, and 1 when any is not, or when some was damaged or is not kept any more.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Resend {
     /// The folder of the spool
@@ -57,8 +60,10 @@ impl Resend {
             told.await;
             stopping.cancel();
         });
-        let since = self.since.map(Into::into);
-        let resent = resend(&self.spool, since, self.rate, channel, self.batch_size.into(), stop).await;
+        let again =
+            Again { since: self.since.map(Into::into), rate: self.rate, batch_size: self.batch_size.into() };
+        let tell = |refused: &Refused| Console::standard().say(&refusal(refused));
+        let resent = resend(&self.spool, again, channel, tell, stop).await;
         let resent = resent.map_err(|error| format!("--spool: {error}"))?;
         console.print(&summary(self.client.output, &resent)?)?;
         for what in &resent.unreadable {
@@ -67,15 +72,22 @@ impl Resend {
         if !resent.complete {
             console.say("stopped before the end; what was sent counts as duplicates the next time");
         }
-        let well = resent.complete && resent.unreadable.is_empty() && resent.counts.dead_lettered == 0;
+        let well = resent.complete && resent.unreadable.is_empty() && resent.refused == 0;
         Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
+/// Which event is not stored, and why.
+fn refusal(refused: &Refused) -> String {
+    let Refused { content, field, reason, message, .. } = refused;
+    let what = [field, reason, message].map(String::as_str).into_iter().filter(|text| !text.is_empty());
+    let what = what.collect::<Vec<_>>().join(" ");
+    format!("refused: {what} (request_id \"{}\")", content.request_id().unwrap_or_default())
+}
+
 fn summary(format: Format, resent: &Resent) -> Result<String, String> {
-    let counts = resent.counts;
-    let headers = ["stored", "duplicates", "dead_lettered"];
-    let numbers = [counts.stored, counts.duplicates, counts.dead_lettered];
+    let headers = ["stored", "duplicates", "refused"];
+    let numbers = [resent.stored, resent.duplicates, resent.refused];
     let row = numbers.map(|number| number.to_string()).to_vec();
     match format {
         Format::Table => Ok(table(&headers, &[row]) + "\n"),

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use self::pace::Pace;
 use self::sending::{Sending, Totals};
 use super::words::print;
 use super::{Spool, chosen};
@@ -15,13 +14,12 @@ use crate::cli::client::ClientOptions;
 use crate::cli::console::Console;
 use crate::cli::signals;
 use crate::dead_letters::{DeadLetters, Error};
+use crate::forwarder::Pace;
 use crate::grpc::client::Failure;
 use crate::grpc::client::events::EventSender;
 use crate::proto::{BillingEvent, RecordEventsRequest};
 
-mod pace;
 mod sending;
-mod verdict;
 
 /// Send letters again
 ///

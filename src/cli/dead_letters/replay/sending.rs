@@ -6,10 +6,9 @@ use prost::Message;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Pace;
-use super::verdict::{Cause, Refusal, cause, refused};
 use crate::cli::console::Console;
 use crate::dead_letters::{Content, DeadLetters, Error, Letter, Refused, canonical};
+use crate::forwarder::{Blame, Pace, Refusal, blame, refusals};
 use crate::grpc::client::Failure;
 use crate::proto::{BillingEvent, RecordEventsResponse};
 use crate::proto_json;
@@ -176,18 +175,18 @@ impl<'s, 'c, P: AsyncFnMut(Instant)> Sending<'s, 'c, P> {
             Ok(response) => return self.answered(part, response).map(|()| None),
             Err(failure) => failure,
         };
-        match cause(&failure) {
-            Cause::Trouble => Err(failure.to_string()),
-            Cause::Content | Cause::Unclear if part.len() > 1 => {
+        match blame(&failure, part.len()) {
+            Blame::Trouble => Err(failure.to_string()),
+            Blame::Content | Blame::Defect if part.len() > 1 => {
                 let second = part.split_off(part.len() / 2);
                 Ok(Some((part, second)))
             }
-            Cause::Content => {
+            Blame::Content => {
                 let refusal = Refusal::from(&failure);
                 self.back(part.into_iter().map(|sendable| (sendable.letter, refusal.clone())).collect())?;
                 Ok(None)
             }
-            Cause::Unclear => {
+            Blame::Defect => {
                 self.unclear.extend(part.into_iter().map(|sendable| (sendable.letter, failure.clone())));
                 match self.unclear.len() < MAX_UNCLEAR {
                     true => Ok(None),
@@ -200,7 +199,8 @@ impl<'s, 'c, P: AsyncFnMut(Instant)> Sending<'s, 'c, P> {
     /// The letters of an answered call: gone, or back. First those that go, which makes room.
     fn answered(&mut self, part: Vec<Sendable>, response: RecordEventsResponse) -> Result<(), String> {
         let (stored, duplicates) = (response.stored, response.duplicates);
-        let mut refused = refused(response, part.len())?;
+        let mut refused = refusals(&response, part.len())
+            .map_err(|what| format!("the service's answer does not add up: {what}"))?;
         let (mut gone, mut back) = (Vec::new(), Vec::new());
         for (index, Sendable { letter, .. }) in part.into_iter().enumerate() {
             match refused.remove(&index) {

@@ -44,7 +44,8 @@ fn failure(code: &'static str) -> Failure {
     Failure {
         code,
         message: "no".into(),
-        reason: String::new(),
+        // What the service fails over, it says.
+        reason: if code == "INTERNAL" { code.into() } else { String::new() },
         metadata: Default::default(),
         violations: vec![("events[0].model".into(), "is too long".into())],
         retry_after: None,
@@ -172,7 +173,7 @@ async fn what_is_stored_goes_and_what_is_refused_goes_back_with_its_history() {
 async fn trouble_ends_it_and_changes_no_letter() {
     let troubles =
         ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED"];
-    for code in troubles.into_iter().chain(["INTERNAL", "FAILED_PRECONDITION", "NOT_FOUND"]) {
+    for code in troubles.into_iter().chain(["INTERNAL", "UNKNOWN", "FAILED_PRECONDITION", "NOT_FOUND"]) {
         let (_dir, letters) = spool(25);
         let before = letters.list().expect("listed");
         let ran = replay(&letters, 100, |id| if id < 10 { To::Store } else { To::Fail(code) }).await;

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -20,6 +21,14 @@ const READ_BYTES: usize = 64 * 1024;
 /// Between two looks for room.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What is taken in.
+pub enum Input {
+    /// It is open.
+    Open(File),
+    /// A named pipe, which is there as long as it has a writer.
+    Fifo(PathBuf),
+}
 
 /// It was told to stop.
 struct Stopped;
@@ -45,13 +54,13 @@ impl<'a> Taking<'a> {
     }
 
     /// Takes one in, up to its end.
-    pub async fn file(&mut self, name: &str, file: File) {
+    pub async fn take_in(&mut self, name: &str, input: Input) {
         // A file that is given again has the same lines in the same places; a pipe has not.
-        self.origin = match file.metadata() {
-            Ok(meta) if meta.is_file() => name.to_owned(),
+        self.origin = match &input {
+            Input::Open(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => name.to_owned(),
             _ => format!("{name} {}", uuid::Uuid::new_v4()),
         };
-        let (mut chunks, mut lines) = (chunks(file), Lines::new(LONGEST_KEPT));
+        let (mut chunks, mut lines) = (chunks(input), Lines::new(LONGEST_KEPT));
         loop {
             let group = lines.take();
             if !group.is_empty() {
@@ -175,11 +184,19 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// What is read, as it comes. A thread of its own: one that waits for a silent pipe must not keep
-/// the process from ending.
-fn chunks(mut file: File) -> mpsc::Receiver<io::Result<Vec<u8>>> {
+/// What is read, as it comes. A thread of its own: one that waits for a silent pipe, or for somebody
+/// to open the other end, must not keep the process from ending.
+fn chunks(input: Input) -> mpsc::Receiver<io::Result<Vec<u8>>> {
     let (sender, receiver) = mpsc::channel(4);
     std::thread::spawn(move || {
+        let opened = match input {
+            Input::Open(file) => Ok(file),
+            Input::Fifo(path) => File::open(path),
+        };
+        let mut file = match opened {
+            Ok(file) => file,
+            Err(error) => return drop(sender.blocking_send(Err(error))),
+        };
         loop {
             let mut buffer = vec![0; READ_BYTES];
             let chunk = match file.read(&mut buffer) {

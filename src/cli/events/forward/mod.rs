@@ -3,9 +3,10 @@
 
 mod input;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::input::Taking;
+use self::input::{Input, Taking};
 use super::json_object;
 use crate::admin;
 use crate::cli::client::ClientOptions;
@@ -31,7 +32,7 @@ use crate::telemetry::{self, DEFAULT_FILTER, LogFormat};
 ///
 /// The input is NDJSON: one BillingEvent a line, with the contract's field names. Without a
 /// socket the command ends when everything in the spool is shipped: with exit code 0, or 1 when a
-/// line was no event or an event was set aside as a dead letter. With one it serves until it is
+/// line was no event, an event was set aside as a dead letter, or the spool was damaged. With one it serves until it is
 /// told to stop. The service need not be there.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Forward {
@@ -96,7 +97,7 @@ fn segment_bytes(text: &str) -> Result<u64, String> {
 
 /// What runs.
 struct Parts {
-    inputs: Vec<(String, File)>,
+    inputs: Vec<(String, Input)>,
     forwarder: Forwarder,
     shipping: Shipping,
     socket: Option<Socket>,
@@ -118,10 +119,19 @@ impl Forward {
             stopping.cancel();
         });
         let (seen, complete) = self.forward(parts, stop).await;
-        Console::standard().print(&summary(self.client.output, &seen)?)?;
-        let well = complete
-            && (self.listen_socket.is_some() || (seen.counts.dead_lettered == 0 && seen.depth.events == 0));
+        let mut console = Console::standard();
+        console.print(&summary(self.client.output, &seen)?)?;
+        let well = complete && self.well(&seen, &mut console);
         Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Whether all that was in the spool is stored. One that serves need not get to that.
+    fn well(&self, seen: &Seen, console: &mut Console<'_>) -> bool {
+        if self.listen_socket.is_some() {
+            return true;
+        }
+        let lost = damage(seen).inspect(|what| console.say(what));
+        lost.is_none() && seen.counts.dead_lettered == 0 && seen.depth.events == 0
     }
 
     /// Opens everything, so that what is wrong is told before anything is taken.
@@ -187,8 +197,8 @@ impl Forward {
         let served = socket.is_some();
         let serving = socket.map(|socket| tokio::spawn(socket.serve(forwarder.clone(), stop.clone())));
         let mut taking = Taking::new(&forwarder, &stop);
-        for (name, file) in inputs {
-            taking.file(&name, file).await;
+        for (name, input) in inputs {
+            taking.take_in(&name, input).await;
         }
         let complete = taking.complete();
         if let Some(serving) = serving {
@@ -218,16 +228,34 @@ fn ended<T>(task: Result<T, JoinError>) -> T {
 }
 
 /// An input and its name in messages.
-fn open(path: &Path) -> Result<(String, File), String> {
+fn open(path: &Path) -> Result<(String, Input), String> {
     let (name, file) = if path == Path::new("-") {
-        ("stdin".to_string(), std::io::stdin().as_fd().try_clone_to_owned().map(File::from))
+        let file = std::io::stdin().as_fd().try_clone_to_owned().map(File::from);
+        ("stdin".to_string(), file.map(Input::Open))
     } else {
-        (printable(&path.display().to_string()), File::open(path))
+        let input = match fs::metadata(path) {
+            // To open it waits for a writer.
+            Ok(there) if there.file_type().is_fifo() => Ok(Input::Fifo(path.into())),
+            _ => File::open(path).map(Input::Open),
+        };
+        (printable(&path.display().to_string()), input)
     };
     match file {
         Ok(file) => Ok((name, file)),
         Err(error) => Err(format!("{name}: {error}; name files of events, or - for standard input")),
     }
+}
+
+/// What was taken once, and can't be shipped any more: a job that ends well has shipped all.
+fn damage(seen: &Seen) -> Option<String> {
+    let depth = &seen.depth;
+    let (ranges, bytes, missing) = (depth.damaged_ranges, depth.damaged_bytes, depth.missing_records);
+    (ranges > 0 || missing > 0).then(|| {
+        format!(
+            "the spool was damaged: {missing} events are missing, and {ranges} stretches with {bytes} bytes lie in \
+             damaged/; see `rater events status`"
+        )
+    })
 }
 
 /// What was done, as it is printed.

@@ -5,6 +5,7 @@ use std::io::Write;
 use super::*;
 use crate::dead_letters::{Content, DeadLetters, Entry};
 use crate::grpc::client::scripted::{Does, Judge, Scripted, serve, serve_judged};
+use crate::service;
 
 #[derive(clap::Parser)]
 struct Cli {
@@ -159,7 +160,7 @@ async fn a_pipe_is_taken_as_it_comes_and_a_silent_one_does_not_hold_up_a_stop() 
     let forward = scene.options(&[]);
     let mut parts = forward.prepare().await.expect("it starts");
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
-    parts.inputs.push(("stdin".into(), File::from(std::os::fd::OwnedFd::from(reader))));
+    parts.inputs.push(("stdin".into(), Input::Open(File::from(std::os::fd::OwnedFd::from(reader)))));
     let stop = scene.stop.clone();
     let ended = tokio::spawn(async move { forward.forward(parts, stop).await });
     for n in 0..3 {
@@ -179,7 +180,7 @@ async fn a_pipe_is_taken_as_it_comes_and_a_silent_one_does_not_hold_up_a_stop() 
 async fn what_the_service_refuses_is_set_aside_and_the_rest_is_stored() {
     let judge: Judge = Box::new(|request| {
         let poison = request.events.iter().any(|event| event.request_id == "r7");
-        poison.then_some(Does::Code("INVALID_ARGUMENT", None))
+        poison.then(|| Does::Refuses(service::Error::EventConflict(Vec::new())))
     });
     let scene = Scene::of(serve_judged(judge, 0).await);
     let (seen, complete) = scene.run(&[&scene.file("poison", lines(0..10))]).await;
@@ -207,6 +208,65 @@ async fn what_is_wrong_is_told_before_anything_is_taken() {
     assert!(error.contains("in use"), "{error}");
     drop(held);
     assert!(scene.service.calls().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_pipe_that_nobody_writes_to_holds_up_neither_a_start_nor_a_stop() {
+    let scene = Scene::new(vec![]).await;
+    let [silent, spoken] = ["silent", "spoken"].map(|name| scene.folder.path().join(name));
+    let made = std::process::Command::new("mkfifo").args([&silent, &spoken]).status();
+    assert!(made.expect("it runs").success());
+    let forward = scene.options(&[silent.to_str().expect("text")]);
+    // On a thread of its own: if it waited, nothing here would go on.
+    let parts = tokio::spawn(async move { (forward.prepare().await, forward) });
+    let parts = tokio::time::timeout(Duration::from_secs(10), parts).await.expect("it starts");
+    let (parts, forward) = parts.expect("no panic");
+    let (parts, stop) = (parts.expect("it starts"), scene.stop.clone());
+    let ended = tokio::spawn(async move { forward.forward(parts, stop).await });
+    scene.stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(8), ended).await.expect("soon");
+    assert!(!ended.expect("well").1, "what was named was not taken in");
+    // With a writer it is an input like any other.
+    let fifo = spoken.to_str().expect("text").to_owned();
+    let writes = tokio::task::spawn_blocking(move || std::fs::write(&spoken, lines(0..3)));
+    let again = Scene { stop: CancellationToken::new(), ..scene };
+    let (seen, complete) = again.run(&[&fifo]).await;
+    assert_eq!((seen.counts.stored, complete), (3, true));
+    writes.await.expect("no panic").expect("it reads");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_lost_events_to_damage_does_not_end_well() {
+    let scene = Scene::new(vec![]).await;
+    let (stop, forward) = (scene.stop.clone(), scene.options(&[&scene.file("in", lines(0..64))]));
+    let parts = forward.prepare().await.expect("it starts");
+    // What is in the spool when it stops, before anything is shipped.
+    scene.service.judges(Box::new(|_| Some(Does::Code("UNAVAILABLE", None))));
+    let forwarder = parts.forwarder.clone();
+    let ended = tokio::spawn(async move { forward.forward(parts, stop).await });
+    while forwarder.seen().counts.spooled < 64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    scene.stop.cancel();
+    assert_eq!(damage(&ended.await.expect("no panic").0), None);
+    drop(forwarder);
+    let segments = scene.folder.path().join("spool/segments");
+    for segment in std::fs::read_dir(segments).expect("there").map(|entry| entry.expect("there").path()) {
+        let mut bytes = std::fs::read(&segment).expect("there");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&segment, bytes).expect("written");
+    }
+    let again = Scene { stop: CancellationToken::new(), ..scene };
+    again.service.judges(Box::new(|_| None));
+    let (seen, complete) = again.run(&[]).await;
+    assert!(complete && seen.depth.events == 0);
+    assert_eq!((again.service.stored().len(), seen.depth.damaged_ranges), (63, 1));
+    let mut err = Vec::new();
+    assert!(!again.options(&[]).well(&seen, &mut Console::to(std::io::sink(), &mut err)));
+    let err = String::from_utf8(err).expect("text");
+    assert!(err.starts_with("rater: the spool was damaged: "), "{err}");
+    assert!(again.options(&["--listen-socket", "x"]).well(&seen, &mut Console::standard()));
 }
 
 #[test]

@@ -23,11 +23,21 @@ impl Pace {
         usize::try_from((self.rate / 10).clamp(1, MOST)).unwrap_or(1)
     }
 
-    /// When so many events may be sent.
-    pub fn due(&mut self, events: usize) -> Instant {
+    /// When the next events may be sent.
+    pub fn next(&self) -> Instant {
+        self.next.max(Instant::now())
+    }
+
+    /// So many were sent, or will be at once.
+    pub fn spend(&mut self, events: usize) {
         let nanos = (events as u64).saturating_mul(1_000_000_000).div_ceil(self.rate.into());
-        let due = self.next.max(Instant::now());
-        self.next = due + Duration::from_nanos(nanos);
+        self.next = self.next() + Duration::from_nanos(nanos);
+    }
+
+    /// When so many events may be sent, which they are then.
+    pub fn due(&mut self, events: usize) -> Instant {
+        let due = self.next();
+        self.spend(events);
         due
     }
 }
