@@ -79,6 +79,9 @@ fn log(error: &Error) {
     if matches!(error, StoreError::Internal(_) | StoreError::Inconsistent(_)) {
         tracing::error!(error = %error, detail = ?error, "a call failed");
     }
+    if let StoreError::TakesNone(rule) = error {
+        tracing::error!(error = %error, rule, "a batch was refused as a whole");
+    }
     if matches!(error, StoreError::Denied(_)) {
         tracing::warn!(error = %error, detail = ?error, "a call was refused by the database");
     }
@@ -118,13 +121,19 @@ pub fn batch_deadline_passed() -> Status {
     )
 }
 
-/// A batch that is still on its way after so long; its place is another's.
+/// A batch that is still on its way after so long; its room is another's.
 pub fn batch_too_slow(within: Duration) -> Status {
     Status::with_error_details(
         Code::DeadlineExceeded,
         format!("the batch did not arrive within {} s; send fewer events at once", within.as_secs_f32()),
         info("BATCH_TOO_SLOW", &[]),
     )
+}
+
+/// A batch that ended before it was whole: its sender or something on the way was cut off.
+pub fn batch_incomplete() -> Status {
+    let message = "the batch ended before it was whole, and nothing of it was stored; send it again";
+    Status::with_error_details(Code::Unavailable, message, retry("INCOMPLETE", RETRY_AFTER))
 }
 
 /// A method of EventService that this version does not know.
@@ -187,6 +196,7 @@ fn store(error: StoreError) -> (Code, ErrorDetails) {
         StoreError::Denied(_) => (Code::FailedPrecondition, info("DATABASE_PERMISSION", &[])),
         StoreError::CostOutOfRange => (Code::FailedPrecondition, info("COST_OUT_OF_RANGE", &[])),
         StoreError::SearchTooLong => (Code::ResourceExhausted, retry("TOO_MANY_REFUSED", RETRY_AFTER)),
+        StoreError::TakesNone(_) => (Code::Internal, info("REFUSED_BY_DATABASE", &[])),
         StoreError::Inconsistent(_) | StoreError::Internal(_) => (Code::Internal, info("INTERNAL", &[])),
     }
 }

@@ -225,7 +225,10 @@ impl From<&Error> for FailureReason {
             Error::Store(store::Error::CostOutOfRange) => FailureReason::CostOutOfRange,
             Error::Store(store::Error::Denied(_)) => FailureReason::DatabasePermission,
             Error::Store(
-                store::Error::Inconsistent(_) | store::Error::Internal(_) | store::Error::SearchTooLong,
+                store::Error::Inconsistent(_)
+                | store::Error::Internal(_)
+                | store::Error::SearchTooLong
+                | store::Error::TakesNone(_),
             )
             | Error::Internal
             | Error::Invalid(_)

@@ -4,9 +4,10 @@
 //! can never be stored. Repeating a batch is always safe: what is stored already with the
 //! same content counts as a duplicate. It refuses more than [`MAX_EVENTS`] at once, and more
 //! batches at once than it was given room for ([`Error::Overloaded`]) instead of queueing
-//! them: whoever takes a batch in asks for its [`Place`] first, before reading it.
+//! them: whoever takes a batch in asks for its [`Place`] before making events of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -57,6 +58,7 @@ pub struct EventIntake {
     db: Db,
     permits: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+    patience: Duration,
 }
 
 /// What was done with a batch: `stored + duplicates + rejected` are its events.
@@ -86,13 +88,24 @@ pub struct Rejected {
 impl EventIntake {
     /// Takes events in with at most `max_batches` in flight at once.
     pub fn new(db: Db, max_batches: usize, metrics: Arc<Metrics>) -> EventIntake {
-        EventIntake { db, permits: Arc::new(Semaphore::new(max_batches)), metrics }
+        let permits = Arc::new(Semaphore::new(max_batches));
+        EventIntake { db, permits, metrics, patience: events::PATIENCE }
+    }
+
+    /// The same with another limit on how long the database may take for a batch.
+    pub fn waiting_at_most(self, patience: Duration) -> EventIntake {
+        EventIntake { patience, ..self }
     }
 
     /// Room for a batch, or [`Error::Overloaded`].
     pub fn admit(&self) -> Result<Place, Error> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Error::Overloaded)?;
         Ok(Place { intake: self.clone(), permit })
+    }
+
+    /// Whether there is room for no other batch right now.
+    pub fn is_full(&self) -> bool {
+        self.permits.available_permits() == 0
     }
 
     /// Stores a batch that is here already. A caller that goes away does not stop it.
@@ -114,11 +127,11 @@ impl Place {
         if events.len() > MAX_EVENTS {
             return Err(too_many(events.len()));
         }
-        let Place { intake: EventIntake { db, metrics, .. }, permit } = self;
+        let Place { intake: EventIntake { db, metrics, patience, .. }, permit } = self;
         detached(async move {
             // Held until the write ends, even when nobody waits for it any more.
             let _permit = permit;
-            let recorded = record(&db, events, skip_invalid).await?;
+            let recorded = record(&db, events, skip_invalid, patience).await?;
             let rejected = i64::try_from(recorded.rejected.len()).unwrap_or(i64::MAX);
             metrics.recorded_events(recorded.stored, recorded.duplicates, rejected);
             Ok(recorded)
@@ -127,7 +140,7 @@ impl Place {
     }
 }
 
-async fn record(db: &Db, sent: Vec<Sent>, skip_invalid: bool) -> Result<Recorded, Error> {
+async fn record(db: &Db, sent: Vec<Sent>, skip_invalid: bool, patience: Duration) -> Result<Recorded, Error> {
     let checked = check(sent);
     if !skip_invalid && !checked.bad.is_empty() {
         return Err(Error::Invalid(checked.bad.into_iter().flat_map(Bad::violations).collect()));
@@ -135,7 +148,7 @@ async fn record(db: &Db, sent: Vec<Sent>, skip_invalid: bool) -> Result<Recorded
     let on_conflict = if skip_invalid { OnConflict::Skip } else { OnConflict::Refuse };
     let fates = match checked.events.as_slice() {
         [] => Vec::new(),
-        valid => events::record(db, valid, on_conflict).await?,
+        valid => events::record_within(db, valid, on_conflict, patience).await?,
     };
     if !skip_invalid {
         refuse(&checked, &fates)?;

@@ -48,7 +48,8 @@ impl Db {
 /// Settings of this transaction alone, so that a pooler changes nothing. A holder that is stuck
 /// must not block a takeover for ever: its session ends before its lease does. The planner is
 /// kept from compiling (JIT costs more than it gives here), and from sorting or looping where it
-/// can hash: sizes of CTEs are guesses, and a loop over a guess that is far too small never ends.
+/// can hash: sizes of CTEs are guesses, and a loop over a guess that is far too small never ends. The
+/// commit is on disk before anybody is told, or a crash would take back changes that were read.
 pub(super) async fn prepare(
     connection: &mut PgConnection,
     lease_ttl: Duration,
@@ -64,7 +65,10 @@ pub(super) async fn prepare(
             set_config('plan_cache_mode', 'force_custom_plan', true) AS f,
             set_config('enable_sort', 'off', true) AS g,
             set_config('enable_mergejoin', 'off', true) AS h,
-            set_config('enable_nestloop', 'off', true) AS i"#,
+            set_config('enable_nestloop', 'off', true) AS i,
+            set_config('synchronous_commit',
+                CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on'
+                    ELSE current_setting('synchronous_commit') END, true) AS j"#,
         format!("{}ms", (lease_ttl.as_millis() * 4 / 5).max(1)),
         format!("{}ms", statement_timeout.as_millis().max(1))
     )

@@ -47,6 +47,12 @@ pub enum Error {
         "the database refuses so many events of this batch that it takes too long to tell which; send fewer at once"
     )]
     SearchTooLong,
+    /// The database refuses every event of a batch that it does not have, by a rule that may be no
+    /// event's fault: which one is for the log.
+    #[error(
+        "the database takes none of these events; look at its rules and sequences: the log has the details"
+    )]
+    TakesNone(String),
     /// What was about to be committed did not add up; it was rolled back.
     #[error("a check before commit failed and nothing of this step was written; the log has the details")]
     Inconsistent(&'static str),
@@ -79,6 +85,11 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
+    /// A connection that says nothing any more, and was not asked to commit.
+    pub fn gone() -> Error {
+        Error::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+    }
+
     /// A connection that says nothing any more.
     pub fn no_answer() -> Error {
         Error::OutcomeUnknown(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))

@@ -43,6 +43,9 @@ pub enum Deed {
     /// The process is stopped. What it said is held back until [`Proxy::release`], if the server
     /// has not seen it.
     Stop(u32),
+    /// This connection and all others pass nothing on any more, and stay open, as on a network that
+    /// swallows everything. So do new ones, until [`Proxy::recover`].
+    Swallow,
 }
 
 pub struct Proxy {
@@ -54,6 +57,8 @@ pub struct Proxy {
 struct Plan {
     armed: Mutex<Option<(Spot, Deed)>>,
     held: watch::Sender<bool>,
+    /// Of the connections that are made now.
+    swallows: Mutex<Arc<AtomicBool>>,
 }
 
 impl Proxy {
@@ -97,6 +102,11 @@ impl Proxy {
         self.plan.armed.lock().unwrap().is_none()
     }
 
+    /// Lets new connections through again. The others stay as they are.
+    pub fn recover(&self) {
+        *self.plan.swallows.lock().unwrap() = Arc::default();
+    }
+
     /// Lets what was held back go on to the server.
     pub fn release(&self) {
         self.plan.held.send_replace(false);
@@ -120,6 +130,7 @@ impl Plan {
         let signal = |pid: u32, signal| kill(Pid::from_raw(pid as i32), signal).unwrap();
         match deed {
             Deed::Cut => {}
+            Deed::Swallow => self.swallows.lock().unwrap().store(true, Ordering::SeqCst),
             Deed::Kill(pid) => signal(pid, Signal::SIGKILL),
             Deed::Stop(pid) => {
                 signal(pid, Signal::SIGSTOP);
@@ -127,7 +138,7 @@ impl Plan {
             }
         }
         *self.armed.lock().unwrap() = None;
-        matches!(deed, Deed::Stop(_))
+        matches!(deed, Deed::Stop(_) | Deed::Swallow)
     }
 }
 
@@ -165,6 +176,8 @@ async fn relay(client: TcpStream, server: TcpStream, plan: Arc<Plan>) -> std::io
     let (mut from_server, to_server) = server.into_split();
     let answer = Arc::new(Answer::default());
     let waits = answer.clone();
+    let swallows = plan.swallows.lock().unwrap().clone();
+    let swallowed = swallows.clone();
     let down = tokio::spawn(async move {
         let mut buffer = [0; 16 * 1024];
         while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
@@ -172,12 +185,20 @@ async fn relay(client: TcpStream, server: TcpStream, plan: Arc<Plan>) -> std::io
                 waits.came.notify_one();
                 waits.heard.notified().await;
             }
+            until_never(&swallowed).await;
             drop(to_client.write_all(&buffer[..read]).await);
         }
     });
-    let result = up(from_client, to_server, &plan, &answer).await;
+    let result = up(from_client, to_server, &plan, &answer, &swallows).await;
     down.abort();
     result
+}
+
+/// Never comes back where nothing is passed on.
+async fn until_never(swallows: &AtomicBool) {
+    if swallows.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn up(
@@ -185,12 +206,16 @@ async fn up(
     mut server: OwnedWriteHalf,
     plan: &Plan,
     answer: &Answer,
+    swallows: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut prepared = HashMap::new();
     // What opens a connection has no type.
-    server.write_all(&frame(&mut client, 0).await?).await?;
+    let opening = frame(&mut client, 0).await?;
+    until_never(swallows).await;
+    server.write_all(&opening).await?;
     loop {
         let mut message = frame(&mut client, 1).await?;
+        until_never(swallows).await;
         let due = said(&message, &mut prepared).and_then(|statement| plan.due(&statement));
         let Some((side, deed)) = due else {
             server.write_all(&message).await?;
@@ -200,6 +225,7 @@ async fn up(
             if !plan.act(deed) {
                 return Ok(());
             }
+            until_never(swallows).await;
             drop(plan.held.subscribe().wait_for(|held| !held).await);
         }
         // A statement that was prepared is asked for in several messages; the last one is Sync.
@@ -215,6 +241,7 @@ async fn up(
         if side != Side::Before && !plan.act(deed) {
             return Ok(());
         }
+        until_never(swallows).await;
         if side == Side::After {
             answer.heard.notify_one();
         }

@@ -1,89 +1,139 @@
 //! A batch on its way in: at most one message of at most 4 MiB, whole, and within a time. What it
-//! says of its own length is looked at before anything of it is kept.
+//! says of its own length is looked at before anything of it is kept, and what is kept of all that
+//! are on their way is bounded: a call that crawls holds no more room than the bytes that it sent.
 
+use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::Frame;
-use tokio::time::Sleep;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, Bytes};
 
 use crate::domain::violation::Violation;
-use crate::grpc::status::{batch_too_slow, status};
+use crate::grpc::status::{batch_incomplete, batch_too_slow, status};
 use crate::service::Error;
 use crate::service::record_events::MALFORMED;
 
 /// The most bytes of a batch: what a gRPC message has unless both sides agree on more.
 pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
 
+/// The most bytes that all batches on their way take together.
+const ALL_BYTES: usize = 64 * 1024 * 1024;
+
+/// The most batches on their way: as many crawling ones leave the bytes to others.
+const MAX_ARRIVING: usize = 1024;
+
+/// The least room for a batch; it is doubled as bytes come.
+const LEAST: usize = 1024;
+
 /// What precedes a message: a flag and its length.
 const HEADER: usize = 5;
 
-/// The body of a call, bounded.
-pub(super) struct Arriving {
-    body: Body,
-    within: Duration,
-    late: Pin<Box<Sleep>>,
-    header: [u8; HEADER],
-    read: usize,
+/// Room for what is on its way. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    calls: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
 }
 
-impl Arriving {
-    pub(super) fn new(body: Body, within: Duration) -> Arriving {
-        let late = Box::pin(tokio::time::sleep(within));
-        Arriving { body, within, late, header: [0; HEADER], read: 0 }
+impl Room {
+    pub(super) fn new() -> Room {
+        Room { calls: Arc::new(Semaphore::new(MAX_ARRIVING)), bytes: Arc::new(Semaphore::new(ALL_BYTES)) }
+    }
+
+    /// Reads a call's one message, whole.
+    pub(super) async fn receive(&self, body: Body, within: Duration) -> Result<Arrived, Status> {
+        let _call = self.calls.try_acquire().map_err(|_| status(Error::Overloaded))?;
+        let read = tokio::time::timeout(within, Arriving::new(self).read(body));
+        read.await.unwrap_or_else(|_| Err(batch_too_slow(within)))
+    }
+}
+
+struct Arriving<'a> {
+    room: &'a Room,
+    data: Vec<u8>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Arriving<'_> {
+    fn new(room: &Room) -> Arriving<'_> {
+        Arriving { room, data: Vec::new(), held: None }
+    }
+
+    async fn read(mut self, mut body: Body) -> Result<Arrived, Status> {
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+        {
+            if let Some(data) = frame?.data_ref() {
+                self.take(data)?;
+            }
+        }
+        // Not the events' fault: something on the way ended it.
+        if self.data.len() < HEADER || self.data.len() < HEADER + self.length() {
+            return Err(batch_incomplete());
+        }
+        Ok(Arrived { data: Some(self.data.into()), _held: self.held })
     }
 
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
-        for (to, from) in self.header.iter_mut().skip(self.read).zip(data) {
-            *to = *from;
+        let (header, rest) = data.split_at(data.len().min(HEADER.saturating_sub(self.data.len())));
+        self.keep(header)?;
+        if self.data.len() < HEADER {
+            return Ok(());
         }
-        self.read = self.read.saturating_add(data.len());
         let length = self.length();
-        if self.read >= HEADER && length > MAX_BYTES {
+        if length > MAX_BYTES {
             return Err(too_large(length));
         }
         // Not more than it says: another message would be read, and thrown away.
-        if self.read >= HEADER && self.read > HEADER + length {
+        if self.data.len() + rest.len() > HEADER + length {
             return Err(malformed("more than one message"));
         }
+        self.keep(rest)
+    }
+
+    fn keep(&mut self, data: &[u8]) -> Result<(), Status> {
+        let (length, had) = (self.data.len() + data.len(), self.data.capacity());
+        if length > had {
+            let room = length.max(2 * had).clamp(LEAST, HEADER + MAX_BYTES);
+            let more = u32::try_from(room - had).unwrap_or(u32::MAX);
+            let permit = Arc::clone(&self.room.bytes).try_acquire_many_owned(more);
+            let permit = permit.map_err(|_| status(Error::Overloaded))?;
+            match &mut self.held {
+                Some(held) => held.merge(permit),
+                None => self.held = Some(permit),
+            }
+            self.data.reserve_exact(room - self.data.len());
+        }
+        self.data.extend_from_slice(data);
         Ok(())
     }
 
-    fn end(&self) -> Result<(), Status> {
-        match self.read {
-            0 => Err(malformed("no message")),
-            read if read < HEADER || read < HEADER + self.length() => Err(malformed("a part of a message")),
-            _ => Ok(()),
-        }
-    }
-
     fn length(&self) -> usize {
-        let [_, a, b, c, d] = self.header;
-        usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX)
+        let bytes = self.data.get(1..HEADER).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, |bytes| usize::try_from(u32::from_be_bytes(bytes)).unwrap_or(usize::MAX))
     }
 }
 
-impl HttpBody for Arriving {
+/// One message, whole, which keeps its room until it is read.
+pub(super) struct Arrived {
+    data: Option<Bytes>,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl HttpBody for Arrived {
     type Data = Bytes;
-    type Error = Status;
+    type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.late.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(batch_too_slow(self.within))));
-        }
-        let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-            None => return Poll::Ready(self.end().err().map(Err)),
-            Some(frame) => frame?,
-        };
-        let taken = frame.data_ref().map_or(Ok(()), |data| self.take(data));
-        Poll::Ready(Some(taken.map(|()| frame)))
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
     }
 }
 

@@ -1,7 +1,9 @@
-//! EventService on the wire. A batch gets its place before a byte of it is read, so that what
-//! calls hold in memory is bounded however many come at once: past that the answer is OVERLOADED,
-//! at once. A place is not held for ever by a batch that crawls in ([`body`]), and what arrives is
-//! read event by event ([`batch`]), so that one which is no event at all is named like any other.
+//! EventService on the wire. What calls hold in memory is bounded however many come at once, and at
+//! whatever pace: those on their way by the bytes that they have sent ([`body`]), and those that are
+//! whole by their places. Past either the answer is OVERLOADED, at once, and with nothing read where
+//! all places are taken. A batch gets its place when it is whole, so one that crawls in takes none.
+//! It is read event by event ([`batch`]), so that one which is no event at all is named like any
+//! other.
 //!
 //! It takes the place of the generated server, which reads and decodes first and asks afterwards.
 
@@ -23,9 +25,10 @@ use super::convert::events::record_events_response;
 use super::deadline::patience;
 use super::status::{batch_deadline_passed, status, unknown_method};
 use crate::proto::RecordEventsResponse;
+use crate::service::Error;
 use crate::service::record_events::{EventIntake, Place};
 use batch::{Batch, BatchCodec};
-use body::Arriving;
+use body::Room;
 
 const RECORD_EVENTS: &str = "/rating.v1.EventService/RecordEvents";
 
@@ -36,13 +39,14 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct EventServer {
     intake: EventIntake,
+    room: Room,
     arrives_within: Duration,
 }
 
 impl EventServer {
     /// Serves `intake`.
     pub fn new(intake: EventIntake) -> EventServer {
-        EventServer { intake, arrives_within: ARRIVES_WITHIN }
+        EventServer { intake, room: Room::new(), arrives_within: ARRIVES_WITHIN }
     }
 
     /// The same with another limit on how long a batch may take to arrive.
@@ -65,34 +69,41 @@ impl Service<http::Request<Body>> for EventServer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let EventServer { intake, arrives_within } = self.clone();
+        let server = self.clone();
         Box::pin(async move {
             Ok(match request.uri().path() {
-                RECORD_EVENTS => record_events(&intake, arrives_within, request).await,
+                RECORD_EVENTS => server.record_events(request).await,
                 _ => unknown_method().into_http(),
             })
         })
     }
 }
 
-async fn record_events(
-    intake: &EventIntake,
-    arrives_within: Duration,
-    request: http::Request<Body>,
-) -> http::Response<Body> {
-    let place = match intake.admit() {
-        Ok(place) => place,
-        Err(error) => return status(error).into_http(),
-    };
-    let patience = patience(&metadata(request.headers()));
-    let request = request.map(|body| Body::new(Arriving::new(body, arrives_within)));
-    let mut grpc = Grpc::new(BatchCodec);
-    let answer = grpc.unary(Record(Some(place)), request);
-    match patience {
-        None => answer.await,
-        Some(patience) => tokio::time::timeout(patience, answer)
-            .await
-            .unwrap_or_else(|_| batch_deadline_passed().into_http()),
+impl EventServer {
+    async fn record_events(&self, request: http::Request<Body>) -> http::Response<Body> {
+        match patience(&metadata(request.headers())) {
+            None => self.answer(request).await,
+            Some(patience) => tokio::time::timeout(patience, self.answer(request))
+                .await
+                .unwrap_or_else(|_| batch_deadline_passed().into_http()),
+        }
+    }
+
+    async fn answer(&self, request: http::Request<Body>) -> http::Response<Body> {
+        let (head, body) = request.into_parts();
+        if self.intake.is_full() {
+            return status(Error::Overloaded).into_http();
+        }
+        let arrived = match self.room.receive(body, self.arrives_within).await {
+            Ok(arrived) => arrived,
+            Err(status) => return status.into_http(),
+        };
+        let place = match self.intake.admit() {
+            Ok(place) => place,
+            Err(error) => return status(error).into_http(),
+        };
+        let request = http::Request::from_parts(head, Body::new(arrived));
+        Grpc::new(BatchCodec).unary(Record(Some(place)), request).await
     }
 }
 
@@ -111,7 +122,7 @@ impl UnaryService<Batch> for Record {
         let place = self.0.take();
         let Batch { events, skip_invalid } = request.into_inner();
         Box::pin(async move {
-            let Some(place) = place else { return Err(status(crate::service::Error::Internal)) };
+            let Some(place) = place else { return Err(status(Error::Internal)) };
             let recorded = place.record(events, skip_invalid).await.map_err(status)?;
             Ok(Response::new(record_events_response(recorded)))
         })

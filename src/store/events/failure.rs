@@ -2,6 +2,7 @@
 //! something that no event is to blame for.
 
 use sqlx::error::DatabaseError;
+use sqlx::postgres::PgDatabaseError;
 
 use crate::store::Error;
 use crate::store::error::{at_commit, ends_session};
@@ -27,6 +28,22 @@ impl Broken {
     /// Whether the database lacks a character of it, so that it can't even be asked for.
     pub(super) fn is_unspeakable(&self) -> bool {
         self.database().and_then(DatabaseError::code).is_some_and(|code| matches!(&*code, "22021" | "22P05"))
+    }
+
+    /// The schema and the name of the index that it would be twice in, where it is one. Whether
+    /// that is the event's fault is for what the index is over to say.
+    pub(super) fn index(&self) -> Option<(&str, &str)> {
+        let error = self.database()?;
+        matches!(&*error.code()?, "23505" | "23P01").then_some(())?;
+        let postgres = error.try_downcast_ref::<PgDatabaseError>()?;
+        Some((postgres.schema()?, postgres.constraint()?))
+    }
+
+    /// It says nothing of the event: the database takes no other one either.
+    pub(super) fn takes_none(&self) -> Error {
+        let Some(error) = self.database() else { return Error::TakesNone(String::new()) };
+        let (code, constraint) = (error.code().unwrap_or_default(), error.constraint().unwrap_or_default());
+        Error::TakesNone(format!("{code} {constraint} {}", error.message()))
     }
 
     fn database(&self) -> Option<&dyn DatabaseError> {
@@ -64,9 +81,10 @@ impl Failure {
 
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Failure {
-        match error.as_database_error().and_then(broken_field) {
-            Some(field) => Failure::Row(Broken { error, field }),
-            None => Failure::Store(error.into()),
+        match error.as_database_error().map_or(Blame::Nobody, blame) {
+            Blame::Event(field) => Failure::Row(Broken { error, field }),
+            Blame::Table => Failure::Store(Broken { error, field: "" }.takes_none()),
+            Blame::Nobody => Failure::Store(error.into()),
         }
     }
 }
@@ -74,31 +92,48 @@ impl From<sqlx::Error> for Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure {
-            Failure::Row(Broken { error, .. }) => Error::Internal(error),
+            Failure::Row(broken) => broken.takes_none(),
             Failure::Store(error) => error,
         }
     }
 }
 
-/// The field of a row that the database refuses for its content, or nothing; None where it refuses
-/// something else. 21, 22 and 23 are what values can do wrong, 27, 44 and P0 what a trigger or a
-/// view says of them, and 54000 an index entry past what an index holds.
-fn broken_field(error: &(dyn DatabaseError + 'static)) -> Option<&'static str> {
-    let code = error.code()?;
-    let class = matches!(code.get(..2)?, "21" | "22" | "23" | "27" | "44" | "P0");
+/// Whose a rule is.
+enum Blame {
+    /// The event's, as far as one failure tells: the field that it names, or nothing.
+    Event(&'static str),
+    /// The table's: whatever the event holds.
+    Table,
+    /// It is no rule.
+    Nobody,
+}
+
+/// 21, 22 and 23 are what values can do wrong, 27, 44 and P0 what a trigger or a view says of them,
+/// and 54000 an index entry past what an index holds. A sequence at its end, a partition that is not
+/// there, and a column that we do not write are the table's.
+fn blame(error: &(dyn DatabaseError + 'static)) -> Blame {
+    let code = error.code().unwrap_or_default();
+    let class = matches!(code.get(..2), Some("21" | "22" | "23" | "27" | "44" | "P0"));
     if !class && code != "54000" {
-        return None;
+        return Blame::Nobody;
     }
-    let postgres = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>();
-    match postgres.and_then(sqlx::postgres::PgDatabaseError::column) {
-        None => Some(""),
-        // A column that we do not write is the table's fault, not an event's.
-        Some(column) => FIELDS.iter().find(|(ours, _)| *ours == column).map(|(_, field)| *field),
+    let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() else { return Blame::Nobody };
+    // A check has a name, and what a trigger raises has no table.
+    let partition = code == "23514" && postgres.constraint().is_none() && postgres.table().is_some();
+    if code == "2200H" || partition {
+        return Blame::Table;
+    }
+    match postgres.column() {
+        None => Blame::Event(""),
+        Some(column) => {
+            let ours = FIELDS.iter().find(|(ours, _)| *ours == column);
+            ours.map_or(Blame::Table, |(_, field)| Blame::Event(field))
+        }
     }
 }
 
 /// Columns, and what the contract calls them.
-const FIELDS: [(&str, &str); 16] = [
+pub(super) const FIELDS: [(&str, &str); 16] = [
     ("request_id", "request_id"),
     ("auth_id", "auth_id"),
     ("user_id", "user_id"),

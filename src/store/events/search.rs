@@ -4,6 +4,9 @@
 //! a statement for each doubling of the batch, a batch of nothing else one for each event, and the
 //! others are stored by the same few statements.
 //!
+//! Many that are refused while none is taken say more of the table than of themselves: the search
+//! then tries some of the others, and ends where those are refused, too.
+//!
 //! What is put off until COMMIT is asked for at once, or it would refuse the batch and name nobody.
 //! Rows are taken in the order of the ids here, too, so that batches wait for each other and never
 //! in a circle.
@@ -14,16 +17,17 @@ use std::time::{Duration, Instant};
 use sqlx::{Postgres, Transaction};
 
 use super::failure::{Broken, Failure};
-use super::statements::{compare, insert};
+use super::statements::{compare, insert, is_over_ours};
 use super::{Inserted, OnConflict};
 use crate::domain::event::Event;
 use crate::store::Error;
 
-/// A batch of 10,000 of which the database takes none takes a third of it. A slow server must not
+/// A batch of 10,000 of which every other one is refused takes a third of it. A slow server must not
 /// hold the batch's place for ever.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// A batch that is refused as a whole is not searched further: an answer lists no more.
+/// A batch that is refused as a whole is not searched further: an answer lists no more. As many of
+/// the others are tried before it is said that the database takes none.
 const ENOUGH: usize = 50;
 
 /// A search for what a batch's events break.
@@ -33,8 +37,8 @@ struct Search<'a, 't> {
     found: Inserted,
     /// Refused, unless they are stored already.
     suspects: Vec<(usize, &'static str)>,
-    /// For the log.
-    broken: Option<Broken>,
+    /// Indexes over nothing but what we write.
+    ours: HashSet<String>,
 }
 
 /// The events that the database takes are inserted, and the others named.
@@ -45,18 +49,22 @@ pub(super) async fn insert_each(
 ) -> Result<Inserted, Failure> {
     say(transaction, "SET CONSTRAINTS ALL IMMEDIATE").await?;
     // A rule that refuses no row at all is no row's.
-    insert(transaction, []).await.map_err(|error| Failure::Store(error.into()))?;
+    insert(transaction, []).await.map_err(|error| match error.into() {
+        Failure::Row(broken) => Failure::Store(broken.takes_none()),
+        failure => failure,
+    })?;
     say(transaction, "SAVEPOINT part").await?;
     let mut order: Vec<usize> = (0..events.len()).collect();
     // Stable: the first of an id stays the first.
     order.sort_by(|a, b| events[*a].request_id.cmp(&events[*b].request_id));
-    let (found, suspects) = (Inserted::default(), Vec::new());
-    let mut search = Search { transaction, events, found, suspects, broken: None };
+    let (found, suspects, ours) = (Inserted::default(), Vec::new(), HashSet::new());
+    let mut search = Search { transaction, events, found, suspects, ours };
     search.run(&order, on_conflict).await?;
-    if let Some(broken) = search.broken.filter(|_| !search.found.refused.is_empty()) {
-        broken.tell(search.found.refused.len());
+    let found = search.found;
+    if let Some(broken) = found.broken.as_ref().filter(|_| found.taken() && !found.refused.is_empty()) {
+        broken.tell(found.refused.len());
     }
-    Ok(search.found)
+    Ok(found)
 }
 
 impl Search<'_, '_> {
@@ -92,8 +100,11 @@ impl Search<'_, '_> {
             fails_until = None;
             stride = at - last_refused;
             last_refused = at;
-            if on_conflict == OnConflict::Refuse && self.found.refused.len() >= ENOUGH {
-                self.found.ended = true;
+            if self.found.refused.len() >= ENOUGH {
+                self.found.tried = self.found.taken() || self.takes_another(&order[at..]).await?;
+                self.found.ended = on_conflict == OnConflict::Refuse || !self.found.tried;
+            }
+            if self.found.ended {
                 return Ok(());
             }
         }
@@ -114,7 +125,38 @@ impl Search<'_, '_> {
         };
         let next = if broken.is_some() { "ROLLBACK TO part" } else { "RELEASE part; SAVEPOINT part" };
         say(self.transaction, next).await?;
-        Ok(broken)
+        match broken {
+            Some(broken) if !self.is_ours(&broken).await? => Err(Failure::Store(broken.takes_none())),
+            broken => Ok(broken),
+        }
+    }
+
+    /// Whether it can be the event's fault: an id that the table gives out by itself, from a sequence
+    /// that is behind, is not.
+    async fn is_ours(&mut self, broken: &Broken) -> Result<bool, Failure> {
+        let Some((schema, index)) = broken.index() else { return Ok(true) };
+        if !self.ours.contains(index) {
+            if !is_over_ours(self.transaction, schema, index).await? {
+                return Ok(false);
+            }
+            self.ours.insert(index.to_owned());
+        }
+        Ok(true)
+    }
+
+    /// Whether the database takes one of those that are left, each on trial and by itself. They lie
+    /// far apart, and out of turn: nothing is inserted yet that another batch could wait for.
+    async fn takes_another(&mut self, left: &[usize]) -> Result<bool, Failure> {
+        for &at in left.iter().step_by(left.len().div_ceil(ENOUGH).max(1)) {
+            let taken = insert(self.transaction, [&self.events[at]]).await;
+            say(self.transaction, "ROLLBACK TO part").await?;
+            match taken.map_err(Failure::from) {
+                Ok(None) => return Ok(true),
+                Ok(Some(_)) | Err(Failure::Row(_)) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(false)
     }
 
     /// What the database lacks a character of, it can't be asked for.
@@ -124,7 +166,7 @@ impl Search<'_, '_> {
         } else {
             self.suspects.push((at, broken.field));
         }
-        self.broken.get_or_insert(broken);
+        self.found.broken.get_or_insert(broken);
         if self.suspects.len() >= ENOUGH { self.judge().await } else { Ok(()) }
     }
 

@@ -1,10 +1,12 @@
-//! The two statements of a batch, each over one array a column.
+//! The two statements of a batch, each over one array a column, and the one that asks what an index
+//! is over.
 
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Transaction};
 
+use super::failure::FIELDS;
 use super::{Fate, same};
 use crate::domain::event::Event;
 
@@ -71,6 +73,18 @@ pub(super) async fn compare<'a>(
     // WITH ORDINALITY counts from 1.
     let position = |ordinal: i64| usize::try_from(ordinal - 1).unwrap_or(usize::MAX);
     Ok(rows.into_iter().map(|row| (position(row.position), same(row.same))).collect())
+}
+
+/// Whether an index of the table is over columns that we write, and no other.
+pub(super) async fn is_over_ours(
+    transaction: &mut Transaction<'_, Postgres>,
+    schema: &str,
+    index: &str,
+) -> sqlx::Result<bool> {
+    let ours: Vec<String> = FIELDS.iter().map(|(column, _)| (*column).to_owned()).collect();
+    sqlx::query_file_scalar!("src/store/sql/index_is_over.sql", schema, index, &ours)
+        .fetch_one(&mut **transaction)
+        .await
 }
 
 /// Events turned into one array a column.

@@ -87,3 +87,18 @@ async fn a_refusal_names_index_and_field() {
     assert_eq!((failure.code, failure.reason.as_str()), ("ALREADY_EXISTS", "EVENT_CONFLICT"));
     assert_eq!(failure.violations[0].0, "events[0].request_id");
 }
+
+#[tokio::test]
+async fn a_database_that_takes_none_of_a_batch_is_told_from_bad_events() {
+    let f = fixture().await;
+    sqlx::query("ALTER TABLE billing_event ADD CHECK (model <> 'poison')").execute(f.other()).await.unwrap();
+    let mut sender = sender(&f).await;
+    let poison = BillingEvent { model: "poison".into(), ..event("p") };
+    for skip_invalid in [false, true] {
+        let failure = send(&mut sender, std::slice::from_ref(&poison), skip_invalid).await.unwrap_err();
+        let told = (failure.code, failure.reason.as_str(), failure.violations.len());
+        assert_eq!(told, ("INTERNAL", "REFUSED_BY_DATABASE", 0), "{failure:?}");
+    }
+    let rejected = send(&mut sender, &[event("a"), poison], true).await.unwrap().rejected;
+    assert_eq!((rejected[0].index, rejected[0].reason.as_str()), (1, "REFUSED_BY_DATABASE"));
+}

@@ -10,6 +10,8 @@ use nix::sys::signal::Signal;
 use rater::domain::event::{Event, RawEvent};
 use rater::proto::event_service_client::EventServiceClient;
 use rater::proto::{BillingEvent, RecordEventsRequest};
+use rater::service::record_events::EventIntake;
+use rater::service::{Error, StoreError};
 use rater::store::events::{self, Fate, OnConflict};
 use rater::store::{Db, DbOptions};
 use tokio::task::JoinSet;
@@ -20,7 +22,7 @@ use super::Server;
 use crate::events::Random;
 use crate::harness::{Service, database, soak};
 use crate::proxy::{Deed, Proxy, Side, Spot};
-use crate::stage::{Stage, assert_no_panic, event, until};
+use crate::stage::{Stage, assert_no_panic, event, rate_until_done, record, until, window};
 
 const BATCH: i64 = 50;
 
@@ -79,7 +81,10 @@ async fn a_panic_at_any_await_leaves_a_batch_whole_or_not_there() {
             assert_eq!((fates, count(&next[0].request_id).await), (vec![Fate::Stored], 1));
             let there = count(&format!("{mixed}-{poll}-%")).await;
             assert!([before, good].contains(&there), "{there} at poll {poll}");
-            let again = events::record(&db, &batch, OnConflict::Skip).await.unwrap();
+            // With a new one, or nothing would show that it is the event which is refused.
+            batch.push(stored(format!("again-{mixed}-{poll}"), "m"));
+            let mut again = events::record(&db, &batch, OnConflict::Skip).await.unwrap();
+            assert_eq!(again.pop(), Some(Fate::Stored));
             let is = |fate| again.iter().filter(|f| **f == fate).count() as i64;
             assert_eq!((is(Fate::Stored), count(&format!("{mixed}-{poll}-%")).await), (good - there, good));
             if let Ok(done) = ended {
@@ -271,4 +276,77 @@ async fn a_database_that_is_stopped_at_once_under_load_loses_and_doubles_nothing
     assert_no_panic(&service);
     drop(service);
     server.stop().await;
+}
+
+/// What is told is on disk even where the database leaves commits in memory, as many do for speed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_outlives_a_crash_where_commits_are_left_in_memory() {
+    let mut server = Server::start().await;
+    let stage = Stage::over(&server.url());
+    stage
+        .sql(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+        )
+        .await;
+    stage.sql("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    stage.sql("SELECT pg_reload_conf()").await;
+    let service = stage.service(&["--migrate"]).await;
+    let events: Vec<_> = (0..300).map(|n| event(&format!("e-{n}"), 0)).collect();
+    assert_eq!(record(&service, &events).await.unwrap().stored, 300);
+    server.crash().await;
+    server.start_again().await;
+    assert_eq!(stage.number("SELECT count(*) FROM billing_event").await, 300);
+    until("it is found again", Duration::from_secs(30), async || record(&service, &events).await.is_ok())
+        .await;
+    let (result, _) = rate_until_done(&service, window(0, 1), Duration::from_secs(30)).await;
+    assert_eq!(result.rated_events, 300);
+    server.crash().await;
+    server.start_again().await;
+    let rated = "SELECT coalesce(sum(event_count), 0)::bigint FROM rated_usage";
+    assert_eq!(stage.number(rated).await, 300);
+    drop(service);
+    server.stop().await;
+}
+
+/// In a network that swallows everything and closes nothing: after INSERT, and after COMMIT.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_swallowed_costs_its_batch_a_while_and_nobody_else_anything() {
+    let test = database().await;
+    let proxy = Proxy::to(&test.url).await;
+    let over = |url: String| {
+        let acquire_timeout = Duration::from_secs(2);
+        let db = Db::new(&DbOptions { url, max_connections: 1, acquire_timeout }).unwrap();
+        EventIntake::new(db, 32, Default::default()).waiting_at_most(Duration::from_secs(2))
+    };
+    let (intake, healthy) = (over(proxy.url(&test.url)), over(test.url.clone()));
+    let batch = |name: &str| {
+        let event = |n| RawEvent { request_id: format!("{name}-{n}"), ..RawEvent::default() };
+        (0..20).map(event).collect::<Vec<_>>()
+    };
+    for (statement, unknown) in [("INSERT INTO billing_event", false), ("COMMIT", true)] {
+        intake.record(batch(&format!("before-{unknown}")), true).await.unwrap();
+        proxy.strike(Spot { statement, nth: 1, side: Side::After }, Deed::Swallow);
+        let name = format!("swallowed-{unknown}");
+        let began = Instant::now();
+        let error = intake.record(batch(&name), true).await.unwrap_err();
+        assert!(proxy.has_struck() && began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        let told = matches!(error, Error::Store(StoreError::OutcomeUnknown(_)));
+        assert_eq!(told, unknown, "{error:?}");
+        assert!(told || matches!(error, Error::Store(StoreError::Unavailable(_))), "{error:?}");
+        // The server gives its rows up, and another instance stores the same.
+        until("another instance stores them", Duration::from_secs(30), async || {
+            healthy.record(batch(&name), true).await.is_ok()
+        })
+        .await;
+        println!("{statement}: stored by another after {:.1?}", began.elapsed());
+        // The only connection of the pool is made anew.
+        proxy.recover();
+        until("it goes on", Duration::from_secs(20), async || {
+            intake.record(batch(&name), true).await.is_ok()
+        })
+        .await;
+    }
+    let count: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM billing_event").fetch_one(test.pool()).await.unwrap();
+    assert_eq!(count, 80);
 }
