@@ -171,6 +171,36 @@ async fn batches_that_crawl_in_keep_no_other_out() {
     assert_eq!(crawling_.join_next().await.unwrap().unwrap().unwrap().stored, 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_batches_are_on_their_way_than_may_be_however_small_they_are() {
+    const MOST: usize = 1024;
+    let stage = Stage::new().await;
+    let service = stage.service(&[]).await;
+    let (mut crawlers, mut releases) = (JoinSet::new(), Vec::new());
+    for _ in 0..8 {
+        let channel = service.channel().await;
+        for _ in 0..140 {
+            let (release, sent) = crawling(None);
+            releases.push(release);
+            let channel = channel.clone();
+            crawlers.spawn(async move { send(&channel, sent).await });
+        }
+    }
+    for _ in MOST..releases.len() {
+        overloaded(&crawlers.join_next().await.unwrap().unwrap().unwrap_err());
+    }
+    assert!(crawlers.try_join_next().is_none());
+    // Room is given back.
+    for release in &releases {
+        release.send_replace(false);
+    }
+    while let Some(answer) = crawlers.join_next().await {
+        drop(answer.unwrap().map_err(|refused| overloaded(&refused)));
+    }
+    assert_eq!(record(&service, &[event("afterwards", 0)]).await.unwrap().stored, 1);
+    assert_no_panic(&service);
+}
+
 #[tokio::test]
 async fn a_callers_own_deadline_ends_a_batch_that_crawls_in() {
     let (_db, _, channel) = one_place(Duration::from_secs(3600)).await;
