@@ -191,7 +191,9 @@ async fn no_more_batches_are_on_their_way_than_may_be_however_small_they_are() {
     }
     assert!(crawlers.try_join_next().is_none());
     // Room is given back.
-    releases.iter().for_each(|release| drop(release.send_replace(false)));
+    for release in &releases {
+        release.send_replace(false);
+    }
     while let Some(answer) = crawlers.join_next().await {
         drop(answer.unwrap().map_err(|refused| overloaded(&refused)));
     }
