@@ -78,3 +78,20 @@ async fn a_service_that_comes_later_is_no_error_and_a_url_that_is_none_is() {
     let error = Forwarder::open(folder.path(), &nonsense, Options::default()).await.expect_err("no URL");
     assert!(error.to_string().contains("begins with neither"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_writer_of_letters_left_is_cleared_away_when_it_is_old() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let letters = folder.path().join("dead-letters");
+    std::fs::create_dir(&letters).expect("a folder");
+    let [old, young] = [".old.tmp", ".young.tmp"].map(|name| letters.join(name));
+    for (path, hours) in [(&old, 2), (&young, 0)] {
+        let file = std::fs::File::create(path).expect("a file");
+        let when = std::time::SystemTime::now() - Duration::from_secs(hours * 3_600);
+        file.set_modified(when).expect("a time");
+    }
+    let server = Server { url: "http://127.0.0.1:1".into(), tls_ca: None };
+    let opened = Forwarder::open(folder.path(), &server, Options::default()).await.expect("a spool");
+    assert!(!old.exists() && young.exists());
+    drop(opened);
+}
