@@ -195,8 +195,8 @@ fn damage_that_comes_while_the_spool_is_open_is_told_and_costs_no_other_record()
     assert_eq!((depth.events, depth.damaged_ranges, depth.missing_records), (0, 2, 2), "still");
 }
 
-#[test]
-fn damage_that_cannot_be_set_aside_keeps_its_segment() {
+/// A spool of 20 records, the first of which is damaged, on a disk without room.
+fn damaged_and_full() -> MemoryDisk {
     let disk = MemoryDisk::new();
     let (mut writer, reader) = open(&disk, &small()).unwrap();
     for i in 0..20 {
@@ -205,6 +205,12 @@ fn damage_that_cannot_be_set_aside_keeps_its_segment() {
     disk.get().content(&layout().segment(1))[64 + 40] ^= 1;
     drop((writer, reader));
     disk.get().capacity = Some(1);
+    disk
+}
+
+#[test]
+fn damage_that_cannot_be_set_aside_keeps_its_segment() {
+    let disk = damaged_and_full();
     let (_writer, mut reader) = open(&disk, &small()).unwrap();
     let found = all(&mut reader);
     assert_eq!(found.len(), 19);
@@ -219,14 +225,7 @@ fn damage_that_cannot_be_set_aside_keeps_its_segment() {
 
 #[test]
 fn a_loss_that_was_not_set_aside_before_the_process_ended_is_not_forgotten() {
-    let disk = MemoryDisk::new();
-    let (mut writer, reader) = open(&disk, &small()).unwrap();
-    for i in 0..20 {
-        assert!(writer.append(&[&[record(i)]])[0].is_ok());
-    }
-    disk.get().content(&layout().segment(1))[64 + 40] ^= 1;
-    drop((writer, reader));
-    disk.get().capacity = Some(1);
+    let disk = damaged_and_full();
     let (writer, mut reader) = open(&disk, &small()).unwrap();
     assert_eq!(all(&mut reader).len(), 19);
     reader.done(19).unwrap();
