@@ -34,7 +34,7 @@ pub fn measure() -> Outcome<()> {
         }
     }
     let bare = median(bare);
-    println!("\nspool on {}, records of {RECORD} bytes", dir.path().display());
+    println!("\nspool, records of {RECORD} bytes");
     println!("{:<42} {:>9}   {:>6}", "", "a second", "ratio");
     println!("{:<42} {bare:>9.0}", "bare writes of 4 KiB, each with fdatasync");
     for (producers, rates) in PRODUCERS.iter().zip(spooled) {

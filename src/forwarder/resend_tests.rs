@@ -7,9 +7,8 @@ use super::*;
 use crate::dead_letters::DeadLetters;
 use crate::forwarder::{Forwarder, Options};
 use crate::grpc::client::connect_lazy;
-use crate::grpc::client::scripted::{Does, Judge, serve};
+use crate::grpc::client::scripted::{Does, Judge, serve, service};
 use crate::proto::{BillingEvent, RejectedEvent};
-use crate::service;
 
 fn record(ordinal: u64) -> Record {
     Record { ordinal, appended_at: SystemTime::UNIX_EPOCH, payload: vec![0; 10] }

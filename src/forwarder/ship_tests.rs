@@ -10,9 +10,8 @@ use super::*;
 use crate::dead_letters::{Content, Entry, Letter};
 use crate::domain::violation::Violation;
 use crate::forwarder::seen::{Saved, Seen};
-use crate::grpc::client::scripted::{Does, Judge, Scripted, serve_judged};
+use crate::grpc::client::scripted::{Does, Judge, Scripted, serve_judged, service};
 use crate::proto::{BillingEvent, RejectedEvent};
-use crate::service;
 use crate::spool::{Error, Record};
 
 #[path = "suspect_tests.rs"]

@@ -15,7 +15,8 @@ use super::Server;
 use crate::grpc::status::{scripted, status};
 use crate::proto::event_service_server::{EventService, EventServiceServer};
 use crate::proto::{BillingEvent, RecordEventsRequest, RecordEventsResponse, RejectedEvent};
-use crate::service;
+/// What a scripted service refuses with.
+pub use crate::service;
 
 pub(crate) mod rating;
 
