@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! slot   magic 8 | version 4 | 0 4 | spool 16 | generation 8 | segment 8 | offset 8 | ordinal 8 |
-//!        missing 8 | untold 1 | 0 3 | CRC 4
+//!        missing 8 | 0 4 | CRC 4
 //! ```
 
 use std::path::PathBuf;
@@ -30,8 +30,6 @@ pub(super) struct Position {
     pub ordinal: u64,
     /// How many ordinals before it no record was found for.
     pub missing: u64,
-    /// Damage was not set aside yet when this was written: nobody can have looked at it.
-    pub untold: bool,
 }
 
 /// The file, for who moves it on.
@@ -137,7 +135,6 @@ fn encode(spool: SpoolId, generation: u64, position: Position) -> [u8; SLOT] {
     for (number, into) in numbers.iter().zip(bytes[32..72].chunks_exact_mut(8)) {
         into.copy_from_slice(&number.to_le_bytes());
     }
-    bytes[72] = position.untold.into();
     let crc = crc32c::crc32c(&bytes[..SLOT - 4]);
     bytes[SLOT - 4..].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -145,5 +142,5 @@ fn encode(spool: SpoolId, generation: u64, position: Position) -> [u8; SLOT] {
 
 fn decode(slot: &[u8]) -> (u64, Position) {
     let [generation, segment, offset, ordinal, missing] = [32, 40, 48, 56, 64].map(|at| u64_at(slot, at));
-    (generation, Position { segment, offset, ordinal, missing, untold: slot[72] != 0 })
+    (generation, Position { segment, offset, ordinal, missing })
 }

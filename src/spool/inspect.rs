@@ -27,8 +27,7 @@ pub(super) fn inspect(disk: &dyn Disk, dir: &Path) -> Result<Inspection, Error> 
         ranges += 1;
         bytes += damage.to - damage.from;
     }
-    let before =
-        position.filter(|last| last.untold || !damaged.is_empty()).map_or(0, |position| position.missing);
+    let before = position.filter(|_| !damaged.is_empty()).map_or(0, |position| position.missing);
     let missing: u64 = found.damages().map(Damage::lost).sum();
     let shipped = layout.shipped();
     let kept = unless_missing(disk.files(&shipped)).map_err(Error::io("read", &shipped))?.unwrap_or_default();

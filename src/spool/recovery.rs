@@ -55,13 +55,10 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<
     if Some(position) != last {
         checkpoint.write(position)?;
     }
-    // The process before ended before it could set it aside, and may have passed it.
-    let untold = position.untold && damaged.is_empty() && position.missing > 0;
-    let due = untold.then(|| Damage::passed(position)).into_iter().collect();
     let state = State {
         oldest: found.oldest.map(time),
         position,
-        damaged: Damaged { files: damaged, due, looked: Some(disk.now()) },
+        damaged: Damaged { files: damaged, due: Vec::new(), looked: Some(disk.now()) },
         ..State::default()
     };
     let shared = Arc::new(Shared {
@@ -192,7 +189,7 @@ fn begin(last: Option<Position>, found: &Survey, looked_at: bool) -> Position {
     let start =
         || Position { ordinal: first.map_or(1, |first| first.ordinals.start.max(1)), ..Position::default() };
     let mut position = last.unwrap_or_else(start);
-    if looked_at && !position.untold {
+    if looked_at {
         position.missing = 0;
     }
     position
@@ -295,13 +292,12 @@ impl Shared {
                  to be rid of it"
             );
         }
-        let untold = self.state().position.untold;
         let live: Vec<u64> = self.state().segments.iter().map(|segment| segment.number).collect();
         for number in survey::numbers(&*self.disk, &self.layout.segments())? {
             if live.contains(&number) {
                 continue;
             }
-            if let Err(error) = self.retire(number, untold) {
+            if let Err(error) = self.retire(number) {
                 tracing::warn!(segment = number, %error, "a shipped segment of the spool stays for now");
             }
         }

@@ -175,7 +175,7 @@ impl Shared {
         loop {
             let drained = self.state().drained();
             let Some(number) = drained else { break };
-            if let Err(error) = self.retire(number, false) {
+            if let Err(error) = self.retire(number) {
                 tracing::warn!(segment = number, %error, "a shipped segment of the spool stays for now");
                 break;
             }
@@ -201,19 +201,18 @@ impl Shared {
         state.damaged.files = files;
     }
 
-    /// A segment leaves `segments/`. One that could not be read in places does not go for good, nor
-    /// one whose damage may not have been `set_aside`.
-    pub fn retire(&self, number: u64, untold: bool) -> io::Result<()> {
+    /// A segment leaves `segments/`. One that could not be read in places does not go for good.
+    pub fn retire(&self, number: u64) -> io::Result<()> {
         let from = self.layout.segment(number);
         let Some(file) = unless_missing(self.disk.open(&from, false))? else { return Ok(()) };
         let (size, now) = (file.size()?, self.disk.now());
-        if untold || self.state().damaged.has_unreadable(number) {
+        if self.state().damaged.has_unreadable(number) {
             let to = self.layout.damaged_segment(number);
             self.disk.rename(&from, &to)?;
             tracing::warn!(
                 segment = number,
                 kept = %to.display(),
-                "a segment of the spool is kept whole, since not all of it could be read, or set aside"
+                "a segment of the spool is kept whole, since not all of it could be read"
             );
             self.disk.sync_dir(&self.layout.damaged())?;
         } else if self.options.retain.is_zero() || size <= HEADER as u64 {
@@ -295,7 +294,6 @@ impl State {
         };
         let unsure: u64 = self.unsure.iter().map(passed).sum();
         position.missing += ordinals.saturating_sub(records + unsure);
-        position.untold = !self.damaged.due.is_empty();
         position
     }
 

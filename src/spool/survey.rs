@@ -62,12 +62,6 @@ pub(super) struct Damage {
 }
 
 impl Damage {
-    /// Of which all that is known is that it lies before a position.
-    pub fn passed(position: Position) -> Damage {
-        let Position { segment, offset, ordinal, .. } = position;
-        Damage { segment, from: offset, to: offset, missing: ordinal..ordinal, unreadable: 0 }
-    }
-
     /// The file that the bytes are set aside in.
     pub fn name(&self) -> String {
         damaged_name(self.segment, self.from, self.to, self.unreadable > 0)

@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 
-use super::super::disk::Disk;
 use super::super::layout::Layout;
 use super::memory::{Fault, MemoryDisk};
 use super::{Random, all, dir, open, options, payloads};
@@ -195,8 +194,8 @@ fn damage_that_comes_while_the_spool_is_open_is_told_and_costs_no_other_record()
     assert_eq!((depth.events, depth.damaged_ranges, depth.missing_records), (0, 2, 2), "still");
 }
 
-/// A spool of 20 records, the first of which is damaged, on a disk without room.
-fn damaged_and_full() -> MemoryDisk {
+#[test]
+fn damage_that_cannot_be_set_aside_keeps_its_segment() {
     let disk = MemoryDisk::new();
     let (mut writer, reader) = open(&disk, &small()).unwrap();
     for i in 0..20 {
@@ -205,12 +204,6 @@ fn damaged_and_full() -> MemoryDisk {
     disk.get().content(&layout().segment(1))[64 + 40] ^= 1;
     drop((writer, reader));
     disk.get().capacity = Some(1);
-    disk
-}
-
-#[test]
-fn damage_that_cannot_be_set_aside_keeps_its_segment() {
-    let disk = damaged_and_full();
     let (_writer, mut reader) = open(&disk, &small()).unwrap();
     let found = all(&mut reader);
     assert_eq!(found.len(), 19);
@@ -221,32 +214,4 @@ fn damage_that_cannot_be_set_aside_keeps_its_segment() {
     reader.tidy();
     assert!(!disk.get().paths().contains(&layout().segment(1)));
     assert!(disk.get().paths().iter().any(|path| path.starts_with("/spool/damaged")));
-}
-
-#[test]
-fn a_loss_that_was_not_set_aside_before_the_process_ended_is_not_forgotten() {
-    let disk = damaged_and_full();
-    let (writer, mut reader) = open(&disk, &small()).unwrap();
-    assert_eq!(all(&mut reader).len(), 19);
-    reader.done(19).unwrap();
-    drop((writer, reader));
-    let looked = crate::spool::inspect::inspect(&disk, &layout().root).unwrap();
-    assert_eq!(looked.depth.missing_records, 1, "all is shipped, and nothing lies in damaged/");
-    disk.get().capacity = None;
-    for _ in 0..2 {
-        let (_writer, reader) = open(&disk, &small()).unwrap();
-        let depth = reader.shared().depth();
-        assert_eq!((depth.missing_records, depth.damaged_ranges > 0), (1, true));
-    }
-    let damaged = |disk: &MemoryDisk| {
-        let paths = disk.get().paths();
-        paths.into_iter().filter(|path| path.starts_with("/spool/damaged")).collect::<Vec<_>>()
-    };
-    assert!(damaged(&disk).contains(&layout().damaged_segment(1)), "with its bytes");
-    for path in damaged(&disk) {
-        Disk::remove(&disk, &path).unwrap();
-    }
-    let (_writer, reader) = open(&disk, &small()).unwrap();
-    let depth = reader.shared().depth();
-    assert_eq!((depth.missing_records, depth.damaged_ranges), (0, 0), "a person has looked at it");
 }
