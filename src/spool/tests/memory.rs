@@ -2,7 +2,7 @@
 //! power failure in any subset: blocks, lengths, names. A sync that fails leaves what it should have
 //! written unwritten for ever, and says so once. It can be full, and fail at any call.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use super::changes::Change;
 
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    files: HashMap<u64, Node>,
+    files: BTreeMap<u64, Node>,
     /// Names as they are, and as they are on disk.
     names: BTreeMap<PathBuf, u64>,
     kept: BTreeMap<PathBuf, u64>,
     unsynced: Vec<Change>,
-    folders: HashSet<PathBuf>,
+    folders: BTreeSet<PathBuf>,
     next: u64,
     /// Handles and locks of a process that ended are worth nothing.
     life: u64,
