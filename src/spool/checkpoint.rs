@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Error;
-use super::disk::{Disk, File, read_around, unless_missing};
+use super::disk::{Disk, File, read_around, unless_missing, write_whole};
 use super::frame::{SpoolId, VERSION, checked, id_at, u32_at, u64_at};
-use super::layout::{Layout, temporary};
+use super::layout::Layout;
 
 const MAGIC: &[u8; 8] = b"RATERCHK";
 const SLOT: usize = 80;
@@ -37,7 +37,6 @@ pub(super) struct Position {
 pub(super) struct Checkpoint {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    dir: PathBuf,
     spool: SpoolId,
     /// None when a new file is due: none is there, or one failed and is not written again.
     file: Option<Arc<dyn File>>,
@@ -58,8 +57,7 @@ impl Checkpoint {
             None => None,
         };
         let generation = last.map_or(0, |(generation, _)| generation);
-        let checkpoint =
-            Checkpoint { disk: disk.clone(), path, dir: layout.root.clone(), spool, file, generation };
+        let checkpoint = Checkpoint { disk: disk.clone(), path, spool, file, generation };
         Ok((checkpoint, last.map(|(_, position)| position)))
     }
 
@@ -74,24 +72,14 @@ impl Checkpoint {
                 return Ok(());
             }
         }
-        let replaced = self.replace(&slot);
-        if replaced.is_err() {
-            // It may hold the last bytes of a full disk.
-            drop(self.disk.remove(&temporary(&self.path)));
-        }
-        replaced
+        self.replace(&slot)
     }
 
     fn replace(&mut self, slot: &[u8; SLOT]) -> Result<(), Error> {
-        let new = temporary(&self.path);
         let mut both = vec![0; SECOND + SLOT];
         both[..SLOT].copy_from_slice(slot);
         both[SECOND..].copy_from_slice(slot);
-        unless_missing(self.disk.remove(&new)).map_err(Error::io("remove", &new))?;
-        let file = self.disk.create(&new).map_err(Error::io("create", &new))?;
-        file.write_at(&both, 0).and_then(|()| file.sync()).map_err(Error::io("write", &new))?;
-        self.disk.rename(&new, &self.path).map_err(Error::io("rename", &new))?;
-        self.disk.sync_dir(&self.dir).map_err(Error::io("sync", &self.dir))?;
+        let file = write_whole(&*self.disk, &self.path, &both).map_err(Error::io("write", &self.path))?;
         self.file = Some(file);
         Ok(())
     }

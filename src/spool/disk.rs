@@ -14,6 +14,8 @@ use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
+use super::layout::temporary;
+
 /// What is read at once where a larger piece can't be: a block of most disks.
 const BLOCK: u64 = 4096;
 
@@ -221,6 +223,26 @@ pub(super) fn read_around(
         at = next;
     }
     Ok((end.saturating_sub(offset) as usize, unreadable))
+}
+
+/// Writes a file that is there whole, with its name, or not at all; whatever was there goes.
+pub(super) fn write_whole(disk: &dyn Disk, to: &Path, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
+    let new = temporary(to);
+    let dir = to.parent().unwrap_or(Path::new("."));
+    let written = (|| {
+        unless_missing(disk.remove(&new))?;
+        let file = disk.create(&new)?;
+        file.write_at(bytes, 0)?;
+        file.sync()?;
+        disk.rename(&new, to)?;
+        disk.sync_dir(dir)?;
+        Ok(file)
+    })();
+    if written.is_err() {
+        // It may hold the last bytes of a full disk.
+        drop(disk.remove(&new));
+    }
+    written
 }
 
 /// Takes it as done when what was to be opened, removed or renamed is not there.

@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 
 use super::checkpoint::{Checkpoint, Position};
 use super::consumer::Reader;
-use super::disk::{Disk, Held, read_around, unless_missing};
+use super::disk::{Disk, Held, read_around, unless_missing, write_whole};
 use super::frame::{HEADER, IDENTITY, SegmentHeader, SpoolId, Told, time};
-use super::layout::{Layout, damaged_segment, is_ours, segment_number, temporary};
+use super::layout::{Layout, damaged_segment, is_ours, segment_number};
 use super::shared::{Damaged, LockFile, Segment, Shared, State, tell};
 use super::survey::{self, Damage, Looked, Survey};
 use super::writer::Writer;
@@ -151,17 +151,12 @@ pub(super) fn find_identity(disk: &dyn Disk, layout: &Layout) -> Result<Option<S
 
 fn make_identity(disk: &dyn Disk, layout: &Layout) -> Result<SpoolId, Error> {
     let spool = SpoolId(*uuid::Uuid::new_v4().as_bytes());
-    let (path, new) = (layout.identity(), temporary(&layout.identity()));
-    let fail = |error| Error::io("write", &path)(error);
-    unless_missing(disk.remove(&new)).map_err(fail)?;
-    let file = disk.create(&new).map_err(fail)?;
-    file.write_at(&spool.encode(), 0).and_then(|()| file.sync()).map_err(fail)?;
-    disk.rename(&new, &path).map_err(fail)?;
-    disk.sync_dir(&layout.root).map_err(fail)?;
+    let path = layout.identity();
+    write_whole(disk, &path, &spool.encode()).map_err(Error::io("write", &path))?;
     Ok(spool)
 }
 
-/// What was set aside, with its bytes. What was not finished is removed.
+/// What was set aside, with its bytes. What was not finished is left out.
 pub(super) fn damaged_files(disk: &dyn Disk, layout: &Layout) -> Result<HashMap<String, u64>, Error> {
     let dir = layout.damaged();
     let files = unless_missing(disk.files(&dir)).map_err(Error::io("read", &dir))?.unwrap_or_default();

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
 use super::checkpoint::Position;
-use super::disk::{Disk, Held, read_around, unless_missing};
+use super::disk::{Disk, Held, read_around, unless_missing, write_whole};
 use super::frame::{HEADER, SpoolId};
-use super::layout::{Layout, damaged_segment, is_unreadable, temporary};
+use super::layout::{Layout, damaged_segment, is_unreadable};
 use super::recovery::damaged_files;
 use super::survey::Damage;
 use super::{Depth, Options};
@@ -323,20 +323,8 @@ fn copy(disk: &dyn Disk, layout: &Layout, damage: &Damage) -> io::Result<u64> {
         let (read, _) = read_around(&*file, &mut bytes, damage.from)?;
         bytes.truncate(read);
     }
-    let new = temporary(&to);
-    let written = (|| {
-        unless_missing(disk.remove(&new))?;
-        let file = disk.create(&new)?;
-        file.write_at(&bytes, 0)?;
-        file.sync()?;
-        disk.rename(&new, &to)?;
-        disk.sync_dir(&layout.damaged())
-    })();
-    if written.is_err() {
-        // It may hold the last bytes of a full disk.
-        drop(disk.remove(&new));
-    }
-    written.map(|()| bytes.len() as u64)
+    write_whole(disk, &to, &bytes)?;
+    Ok(bytes.len() as u64)
 }
 
 pub(super) fn tell(damage: &Damage) {
