@@ -8,12 +8,17 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::events::EventServer;
+use super::layers::Wrap;
+use super::layers::access::Access;
+use super::layers::calls::Calls;
+use super::layers::limits::Limits;
+use super::listener::incoming;
 use super::rating::Rating;
+use super::tls::Tls;
 use crate::proto::DESCRIPTOR_SET;
 use crate::proto::rating_service_server::RatingServiceServer;
 use crate::service::rate_window::Rater;
@@ -23,14 +28,26 @@ use crate::service::record_events::EventIntake;
 /// What health checks may ask for.
 const SERVICES: [&str; 3] = ["", "rating.v1.RatingService", "rating.v1.EventService"];
 
+/// What is served, and where.
+pub struct Serving {
+    /// Where.
+    pub listener: TcpListener,
+    /// RatingService.
+    pub rater: Arc<Rater>,
+    /// EventService.
+    pub intake: EventIntake,
+    /// What health checks follow.
+    pub readiness: watch::Receiver<Readiness>,
+    /// None: plain text.
+    pub tls: Option<Arc<Tls>>,
+}
+
 /// Serves until `stop` resolves, then takes no new calls and lets those in flight end.
 pub async fn serve(
-    listener: TcpListener,
-    rater: Arc<Rater>,
-    intake: EventIntake,
-    readiness: watch::Receiver<Readiness>,
+    serving: Serving,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let Serving { listener, rater, intake, readiness, tls } = serving;
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, &readiness.borrow().clone()).await;
     let follower = tokio::spawn(follow(reporter, readiness));
@@ -40,21 +57,18 @@ pub async fn serve(
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(Wrap(Calls::default()))
+        .layer(Wrap(Limits::default()))
+        .layer(Wrap(Access::default()))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(RatingServiceServer::new(Rating::new(rater)))
         .add_service(EventServer::new(intake))
-        .serve_with_incoming_shutdown(incoming(listener), stop)
+        .serve_with_incoming_shutdown(incoming(listener, tls), stop)
         .await;
     follower.abort();
     Ok(served?)
-}
-
-/// Connections that send at once: the end of an answer would else wait for the client's ACK,
-/// which a client with nothing to say delays by 40 ms.
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 async fn follow(reporter: HealthReporter, mut readiness: watch::Receiver<Readiness>) {
@@ -68,24 +82,5 @@ async fn report(reporter: &HealthReporter, readiness: &Readiness) {
     let status = if readiness.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
     for service in SERVICES {
         reporter.set_service_status(service, status).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpStream;
-    use tokio_stream::StreamExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn an_answer_is_sent_at_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let (client, server) = tokio::join!(TcpStream::connect(address), async {
-            incoming(listener).next().await.expect("a connection").expect("accepted")
-        });
-        drop(client.expect("connected"));
-        assert!(server.nodelay().expect("an option"));
     }
 }

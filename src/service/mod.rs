@@ -1,6 +1,7 @@
 //! Use cases: what an RPC does, without gRPC. One file each.
 
 pub mod anomalies;
+pub mod caller;
 mod cancel_run;
 pub mod change_retention;
 pub mod change_stream;
