@@ -163,6 +163,11 @@ pub fn routine_only() -> Status {
     )
 }
 
+/// A call that was not made: its token can't be read.
+pub fn no_token(why: &str) -> Status {
+    Status::new(Code::Unauthenticated, why)
+}
+
 /// A method that this version does not know.
 pub fn unknown_method() -> Status {
     Status::new(Code::Unimplemented, "this version has no such method")
