@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 mod events;
 mod pricebook;
+mod records;
 mod runs;
 
 pub use runs::RunEvents;
@@ -31,6 +32,7 @@ pub struct Metrics {
     runs: runs::Runs,
     events: events::Events,
     pricebook: pricebook::Pricebook,
+    records: records::Records,
 }
 
 impl Default for Metrics {
@@ -47,6 +49,7 @@ impl Metrics {
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
+            records: records::Records::registered(&mut registry),
             registry,
         }
     }
