@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -15,14 +14,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::tls::Tls;
+use crate::identity::Presented;
 
 /// Who is at the other end of a connection; in the extensions of each of its requests.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Where it comes from.
     pub address: Option<SocketAddr>,
-    /// The client's certificate and its chain, verified; none without one.
-    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
+    /// The client's certificate, verified by the handshake; none without one.
+    pub certificate: Option<Arc<Presented>>,
 }
 
 /// A connection that speaks HTTP/2.
@@ -61,13 +61,11 @@ async fn open(stream: TcpStream, address: SocketAddr, tls: Option<Arc<Tls>>) -> 
     stream.set_nodelay(true)?;
     let address = Some(address);
     let Some(tls) = tls else {
-        return Ok(Connection { io: Io::Plain(stream), peer: Peer { address, certificates: None } });
+        return Ok(Connection { io: Io::Plain(stream), peer: Peer { address, certificate: None } });
     };
     let stream = tls.acceptor().accept(stream).await?;
-    let certificates = stream.get_ref().1.peer_certificates().map(|chain| {
-        chain.iter().map(|certificate| certificate.clone().into_owned()).collect::<Vec<_>>().into()
-    });
-    Ok(Connection { io: Io::Tls(Box::new(stream)), peer: Peer { address, certificates } })
+    let certificate = tls.presented(stream.get_ref().1);
+    Ok(Connection { io: Io::Tls(Box::new(stream)), peer: Peer { address, certificate } })
 }
 
 impl Connected for Connection {

@@ -13,7 +13,7 @@ use tonic_health::server::HealthReporter;
 
 use super::events::EventServer;
 use super::layers::Wrap;
-use super::layers::access::Access;
+use super::layers::access::{Access, Open};
 use super::layers::calls::Calls;
 use super::layers::limits::Limits;
 use super::listener::incoming;
@@ -40,6 +40,10 @@ pub struct Serving {
     pub readiness: watch::Receiver<Readiness>,
     /// None: plain text.
     pub tls: Option<Arc<Tls>>,
+    /// Who may call.
+    pub access: Access,
+    /// What is served beside the contract.
+    pub open: Open,
 }
 
 /// Serves until `stop` resolves, then takes no new calls and lets those in flight end.
@@ -47,7 +51,7 @@ pub async fn serve(
     serving: Serving,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Serving { listener, rater, intake, readiness, tls } = serving;
+    let Serving { listener, rater, intake, readiness, tls, access, open } = serving;
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, &readiness.borrow().clone()).await;
     let follower = tokio::spawn(follow(reporter, readiness));
@@ -59,10 +63,10 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .layer(Wrap(Calls::default()))
         .layer(Wrap(Limits::default()))
-        .layer(Wrap(Access::default()))
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .layer(Wrap(access))
+        .add_optional_service(open.health.then_some(health))
+        .add_optional_service(open.reflection.then(|| reflection().build_v1()).transpose()?)
+        .add_optional_service(open.reflection.then(|| reflection().build_v1alpha()).transpose()?)
         .add_service(RatingServiceServer::new(Rating::new(rater)))
         .add_service(EventServer::new(intake))
         .serve_with_incoming_shutdown(incoming(listener, tls), stop)
