@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 mod credentials;
 mod events;
 mod pricebook;
+mod records;
 mod runs;
 
 pub use runs::RunEvents;
@@ -33,6 +34,7 @@ pub struct Metrics {
     runs: runs::Runs,
     events: events::Events,
     pricebook: pricebook::Pricebook,
+    records: records::Records,
 }
 
 impl Default for Metrics {
@@ -50,6 +52,7 @@ impl Metrics {
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
+            records: records::Records::registered(&mut registry),
             registry,
         }
     }

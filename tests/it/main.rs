@@ -21,6 +21,7 @@ mod imports;
 mod invariants;
 mod ledger;
 mod migrations;
+mod ops;
 mod plan;
 mod plans;
 mod pricebooks;

@@ -21,6 +21,7 @@ use crate::grpc;
 use crate::grpc::server::Serving;
 use crate::metrics::Metrics;
 use crate::service::change_retention::retire_changes;
+use crate::service::observe::observe;
 use crate::service::pricebooks::Pricebooks;
 use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
@@ -111,10 +112,13 @@ impl Serve {
         let background = TaskTracker::new();
         let (published, ready) = watch::channel(Readiness::unknown());
         let mut first_look = ready.clone();
-        background.spawn(readiness::watch(db_options, Timing::default(), published, stop.clone()));
+        background.spawn(readiness::watch(db_options.clone(), Timing::default(), published, stop.clone()));
         // Checked a moment ago: the first health check must not meet "unknown".
         let _ = tokio::time::timeout(Duration::from_secs(5), first_look.wait_for(Readiness::is_ready)).await;
         let metrics = rater.metrics.clone();
+        let (records, closing_delay, stopped) = (metrics.clone(), self.closing_delay, stop.clone());
+        let seen = ready.clone();
+        background.spawn(async move { observe(db_options, closing_delay, &records, seen, stopped).await });
         let changed = move |books: &Pricebooks| books.publish(&metrics);
         background.spawn(rater.pricebooks.clone().watch(stop.clone(), changed));
         guarded.watch(&background, &stop);
