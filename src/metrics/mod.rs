@@ -16,6 +16,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 mod events;
+mod limits;
 mod pricebook;
 mod runs;
 
@@ -31,6 +32,7 @@ pub struct Metrics {
     runs: runs::Runs,
     events: events::Events,
     pricebook: pricebook::Pricebook,
+    limits: limits::Limits,
 }
 
 impl Default for Metrics {
@@ -47,6 +49,7 @@ impl Metrics {
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
+            limits: limits::Limits::registered(&mut registry),
             registry,
         }
     }
