@@ -23,7 +23,7 @@ use super::listener::Place;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a peer may take nothing of what waits for it.
-const STALLED_AFTER: Duration = Duration::from_secs(8);
+const STALLED_AFTER: Duration = Duration::from_secs(6);
 
 /// Calls that a peer may reset before their answer: so many at once, and so many a second.
 const RESETS: u32 = 1_000;

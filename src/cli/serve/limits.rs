@@ -11,6 +11,8 @@ use crate::grpc::listener::MAX_WAITING;
 
 /// File descriptors for everything but clients' connections: the database, the log, the admin page.
 const OTHER_FILES: u64 = 256;
+/// And for connections that have not begun.
+const BESIDES: u64 = MAX_WAITING as u64 + OTHER_FILES;
 
 /// How much is taken on.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,8 +55,8 @@ impl LimitOptions {
     /// database first.
     pub(super) fn limits(&self) -> Limits {
         let wanted = u64::from(self.max_connections);
-        let files = files(wanted + MAX_WAITING as u64 + OTHER_FILES);
-        let fitting = files.saturating_sub(MAX_WAITING as u64 + OTHER_FILES).clamp(1, wanted);
+        let files = files(wanted + BESIDES);
+        let fitting = fitting(wanted, files);
         if fitting < wanted {
             tracing::warn!(
                 wanted,
@@ -73,6 +75,11 @@ impl LimitOptions {
             max_call_time: self.max_call_time,
         }
     }
+}
+
+/// How many connections there are files for.
+fn fitting(wanted: u64, files: u64) -> u64 {
+    files.saturating_sub(BESIDES).clamp(1, wanted)
 }
 
 /// How many files the process may have open, after asking for so many.
@@ -125,5 +132,6 @@ mod tests {
     fn there_are_files_for_what_was_asked_for_or_it_is_known_how_many() {
         assert!(files(64) >= 64);
         assert!(files(u64::MAX / 2) >= 64);
+        assert_eq!((fitting(2_000, 20_000), fitting(2_000, 1_024), fitting(2_000, 10)), (2_000, 256, 1));
     }
 }

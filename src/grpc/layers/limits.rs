@@ -4,6 +4,7 @@
 //!
 //! It stands behind [`super::access`]: whoever may not call takes nothing from those who may.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,13 +164,18 @@ impl Around for Limited {
     async fn around<N: Next>(self, request: Request, next: N) -> Response {
         let peer = request.extensions().get::<Peer>().cloned();
         let given_up = GivenUp(peer);
-        let answered = self.answer(request, next).await;
-        given_up.no();
-        answered.unwrap_or_else(Status::into_http)
+        let response = self.answer(request, next).await.unwrap_or_else(Status::into_http);
+        // Ours has no source: the request broke off on its way.
+        let broke_off = response.extensions().get::<Status>().is_some_and(|status| status.source().is_some());
+        if !broke_off {
+            given_up.no();
+        }
+        response
     }
 }
 
-/// Counts a call against its connection when it is dropped before its answer, as by a reset.
+/// Counts a call against its connection when it is dropped before its answer, or broke off before
+/// its request was whole: both are what a reset looks like.
 struct GivenUp(Option<Peer>);
 
 impl GivenUp {
