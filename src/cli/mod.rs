@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("can't start: {error}")),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match cli.command {
             Command::Serve(serve) => serve.run().await,
             Command::Migrate(migrate) => migrate.run().await,
@@ -81,7 +81,10 @@ pub fn main() -> ExitCode {
             Command::DeadLetters(letters) => letters.run().await,
             Command::Health(health) => health.run().await,
         }
-    })
+    });
+    // What blocks, such as a read of a terminal, must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
 }
 
 /// A result on standard output, and how the command ends with it.

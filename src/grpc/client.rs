@@ -76,6 +76,11 @@ impl Failure {
         Failure::made_here(Code::Unavailable, "the service ended the stream".into())
     }
 
+    /// A stream that has gone on for as long as the service lets one; whoever follows asks again.
+    fn is_a_streams_deadline(&self) -> bool {
+        self.reason == "DEADLINE_PASSED"
+    }
+
     fn made_here(broken: Code, message: String) -> Failure {
         Failure {
             code: code(broken),

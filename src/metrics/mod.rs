@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 mod credentials;
 mod events;
+mod limits;
 mod pricebook;
 mod records;
 mod runs;
@@ -35,6 +36,7 @@ pub struct Metrics {
     events: events::Events,
     pricebook: pricebook::Pricebook,
     records: records::Records,
+    limits: limits::Limits,
 }
 
 impl Default for Metrics {
@@ -53,6 +55,7 @@ impl Metrics {
             events: events::Events::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
             records: records::Records::registered(&mut registry),
+            limits: limits::Limits::registered(&mut registry),
             registry,
         }
     }
