@@ -16,9 +16,11 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 mod events;
+mod jobs;
 mod pricebook;
 mod runs;
 
+pub use jobs::JobGauges;
 pub use runs::RunEvents;
 
 /// The media type of [`Metrics::encode`].
@@ -30,6 +32,7 @@ pub struct Metrics {
     registry: Registry,
     runs: runs::Runs,
     events: events::Events,
+    jobs: jobs::Jobs,
     pricebook: pricebook::Pricebook,
 }
 
@@ -46,6 +49,7 @@ impl Metrics {
         Metrics {
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
+            jobs: jobs::Jobs::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
             registry,
         }
