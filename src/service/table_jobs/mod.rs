@@ -95,7 +95,9 @@ impl<J: TableJob> Work<'_, J> {
             match self.step().await {
                 Ok(true) => return Ok(Ended::Done),
                 Ok(false) => {
-                    let pause = (begun.elapsed() / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+                    // What was only a try, or one bad row, is over soon.
+                    let shortest = if self.most == J::MOST { SHORTEST_PAUSE } else { Duration::ZERO };
+                    let pause = (begun.elapsed() / 4).clamp(shortest, LONGEST_PAUSE);
                     stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                     well = Instant::now();
                 }
