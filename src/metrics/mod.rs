@@ -15,10 +15,12 @@ use std::fmt;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
+mod calls;
 mod events;
 mod pricebook;
 mod runs;
 
+pub use calls::EndedCall;
 pub use runs::RunEvents;
 
 /// The media type of [`Metrics::encode`].
@@ -28,6 +30,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    calls: calls::Calls,
     runs: runs::Runs,
     events: events::Events,
     pricebook: pricebook::Pricebook,
@@ -44,6 +47,7 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("rater");
         Metrics {
+            calls: calls::Calls::registered(&mut registry),
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),

@@ -33,3 +33,4 @@ mod runs;
 mod stage;
 mod summaries;
 mod takeover;
+mod telemetry;

@@ -14,10 +14,14 @@ const LAYERS: &[Layer] = &[
     Layer { name: "store", ours: &["store", "domain"], without: &["tonic", "prost"] },
     Layer {
         name: "service",
-        ours: &["service", "store", "domain", "metrics"],
+        ours: &["service", "store", "domain", "metrics", "telemetry"],
         without: &["sqlx", "tonic", "prost"],
     },
-    Layer { name: "grpc", ours: &["grpc", "service", "domain", "proto", "metrics"], without: &["sqlx"] },
+    Layer {
+        name: "grpc",
+        ours: &["grpc", "service", "domain", "proto", "metrics", "telemetry"],
+        without: &["sqlx"],
+    },
     Layer { name: "spool", ours: &["spool", "domain"], without: &["sqlx", "tonic", "prost"] },
     Layer {
         name: "dead_letters",
@@ -51,7 +55,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer { name: "admin", ours: &["admin", "service", "metrics"], without: &["sqlx", "tonic", "prost"] },
     Layer { name: "metrics", ours: &["metrics"], without: &["sqlx", "tonic", "prost", "tokio"] },
-    Layer { name: "telemetry", ours: &["telemetry"], without: &["sqlx", "tonic", "prost", "tokio"] },
+    Layer { name: "telemetry", ours: &["telemetry"], without: &["sqlx", "tonic", "prost"] },
     Layer { name: "proto", ours: &[], without: &["sqlx", "tokio"] },
     Layer { name: "proto_json", ours: &["proto", "domain"], without: &["sqlx", "tonic", "tokio"] },
     Layer {
