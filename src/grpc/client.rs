@@ -20,10 +20,13 @@ pub mod rating;
 pub mod runs;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod traced;
 pub mod usage;
 
-pub use channel::Channel;
 pub use connection::{ConnectError, Server, connect, connect_lazy};
+
+/// A connection to a service, which reconnects by itself. Cheap to clone.
+pub type Channel = traced::Traced<channel::Shown>;
 
 /// The innermost error, which says what happened; the outer ones say "transport error".
 fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
@@ -127,7 +130,7 @@ fn may_pass(status: &Status) -> bool {
 }
 
 /// A code as the protocol writes it.
-fn code(code: Code) -> &'static str {
+pub(super) fn code(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

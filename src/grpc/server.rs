@@ -101,7 +101,7 @@ pub async fn serve(
         .max_concurrent_streams(Some(limits.max_streams))
         // Without a grace: it would be the end of calls in flight, without a word before.
         .max_connection_age(limits.max_connection_age)
-        .layer(Wrap(Calls::default()))
+        .layer(Wrap(Calls::new(rater.metrics.clone())))
         .layer(Wrap(Panics))
         .layer(Wrap(access))
         .layer(Wrap(limited))

@@ -15,6 +15,7 @@ use std::fmt;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
+mod calls;
 mod credentials;
 mod events;
 mod jobs;
@@ -23,6 +24,7 @@ mod pricebook;
 mod records;
 mod runs;
 
+pub use calls::EndedCall;
 pub use jobs::JobGauges;
 pub use runs::RunEvents;
 
@@ -34,6 +36,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     registry: Registry,
     credentials: credentials::Credentials,
+    calls: calls::Calls,
     runs: runs::Runs,
     events: events::Events,
     jobs: jobs::Jobs,
@@ -54,6 +57,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("rater");
         Metrics {
             credentials: credentials::Credentials::registered(&mut registry),
+            calls: calls::Calls::registered(&mut registry),
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             jobs: jobs::Jobs::registered(&mut registry),

@@ -38,3 +38,4 @@ mod stage;
 mod stopping;
 mod summaries;
 mod takeover;
+mod telemetry;

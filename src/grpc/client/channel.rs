@@ -17,21 +17,21 @@ const MAX_TOKEN: usize = 8 * 1024;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A connection to a service, which reconnects by itself. Cheap to clone.
+/// A connection that shows who calls. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Channel {
+pub struct Shown {
     inner: tonic::transport::Channel,
     /// The file of a bearer token, read for each call: tokens are exchanged often.
     token: Option<Arc<PathBuf>>,
 }
 
-impl Channel {
-    pub(super) fn new(inner: tonic::transport::Channel, token: Option<PathBuf>) -> Channel {
-        Channel { inner, token: token.map(Arc::new) }
+impl Shown {
+    pub(super) fn new(inner: tonic::transport::Channel, token: Option<PathBuf>) -> Shown {
+        Shown { inner, token: token.map(Arc::new) }
     }
 }
 
-impl Service<http::Request<Body>> for Channel {
+impl Service<http::Request<Body>> for Shown {
     type Response = http::Response<Body>;
     type Error = BoxError;
     type Future = BoxFuture<Self::Response, BoxError>;

@@ -19,6 +19,8 @@ use tonic::codegen::http::Uri;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::Endpoint;
 
+use super::channel::Shown;
+use super::traced::Traced;
 use super::{Channel, root_cause};
 
 /// Where a service is, and what this side shows to it.
@@ -57,7 +59,7 @@ pub async fn connect(server: &Server) -> Result<Channel, ConnectError> {
         None => endpoint.connect().await,
     };
     let channel = connected.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))?;
-    Ok(Channel::new(channel, server.token_file.clone()))
+    Ok(told(channel, server, &endpoint))
 }
 
 /// A connection that is made when it is needed: for whoever works on while the service is not
@@ -68,7 +70,11 @@ pub fn connect_lazy(server: &Server) -> Result<Channel, ConnectError> {
         Some(secure) => endpoint.connect_with_connector_lazy(secure),
         None => endpoint.connect_lazy(),
     };
-    Ok(Channel::new(channel, server.token_file.clone()))
+    Ok(told(channel, server, &endpoint))
+}
+
+fn told(channel: tonic::transport::Channel, server: &Server, endpoint: &Endpoint) -> Channel {
+    Traced::new(Shown::new(channel, server.token_file.clone()), endpoint.uri().clone())
 }
 
 /// Where calls go, and for https how.
