@@ -14,11 +14,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tonic::codegen::http::Uri;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::Endpoint;
 
+use super::alert::{Alert, Alerting};
 use super::channel::Shown;
 use super::traced::Traced;
 use super::{Channel, root_cause};
@@ -54,27 +54,33 @@ pub enum ConnectError {
 /// Connects now, so that a server that isn't there is told before anything starts.
 pub async fn connect(server: &Server) -> Result<Channel, ConnectError> {
     let (endpoint, secure) = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    let connected = match secure {
-        Some(secure) => endpoint.connect_with_connector(secure).await,
+    let connected = match &secure {
+        Some(secure) => endpoint.connect_with_connector(secure.clone()).await,
         None => endpoint.connect().await,
     };
     let channel = connected.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))?;
-    Ok(told(channel, server, &endpoint))
+    Ok(wrapped(channel, server, secure, &endpoint))
 }
 
 /// A connection that is made when it is needed: for whoever works on while the service is not
 /// there yet. What is wrong with the URL, or with what TLS needs, is an error at once.
 pub fn connect_lazy(server: &Server) -> Result<Channel, ConnectError> {
     let (endpoint, secure) = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    let channel = match secure {
-        Some(secure) => endpoint.connect_with_connector_lazy(secure),
+    let channel = match &secure {
+        Some(secure) => endpoint.connect_with_connector_lazy(secure.clone()),
         None => endpoint.connect_lazy(),
     };
-    Ok(told(channel, server, &endpoint))
+    Ok(wrapped(channel, server, secure, &endpoint))
 }
 
-fn told(channel: tonic::transport::Channel, server: &Server, endpoint: &Endpoint) -> Channel {
-    Traced::new(Shown::new(channel, server.token_file.clone()), endpoint.uri().clone())
+fn wrapped(
+    channel: tonic::transport::Channel,
+    server: &Server,
+    secure: Option<Secure>,
+    endpoint: &Endpoint,
+) -> Channel {
+    let alert = secure.filter(|_| server.tls_cert.is_some()).map(|secure| secure.alert);
+    Traced::new(Shown::new(channel, server.token_file.clone(), alert), endpoint.uri().clone())
 }
 
 /// Where calls go, and for https how.
@@ -103,7 +109,7 @@ fn endpoint(server: &Server) -> Result<(Endpoint, Option<Secure>), String> {
         return Ok((endpoint, None));
     }
     config(server)?;
-    Ok((endpoint, Some(Secure { server: Arc::new(server.clone()) })))
+    Ok((endpoint, Some(Secure { server: Arc::new(server.clone()), alert: Alert::default() })))
 }
 
 /// What does not go together.
@@ -180,10 +186,11 @@ fn read(option: &str, path: &Path) -> Result<Vec<u8>, String> {
 #[derive(Clone)]
 struct Secure {
     server: Arc<Server>,
+    alert: Alert,
 }
 
 impl Service<Uri> for Secure {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<Alerting>;
     type Error = io::Error;
     type Future = BoxFuture<Self::Response, io::Error>;
 
@@ -192,7 +199,7 @@ impl Service<Uri> for Secure {
     }
 
     fn call(&mut self, url: Uri) -> Self::Future {
-        let server = self.server.clone();
+        let (server, alert) = (self.server.clone(), self.alert.clone());
         Box::pin(async move {
             let config = tokio::task::spawn_blocking(move || config(&server)).await?;
             let config = config.map_err(io::Error::other)?;
@@ -204,7 +211,7 @@ impl Service<Uri> for Secure {
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return Err(io::Error::other("the server speaks no HTTP/2 there"));
             }
-            Ok(TokioIo::new(stream))
+            Ok(TokioIo::new(Alerting { stream, alert }))
         })
     }
 }
