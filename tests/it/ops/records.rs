@@ -115,7 +115,8 @@ async fn r09_what_an_earlier_process_found_is_in_the_metrics_of_the_next() {
     shows(found("UNPRICED_EVENTS", "error", "routine"), Some("3")).await;
     shows(r#"rater_recent_runs{trigger="routine",state="succeeded"}"#.into(), Some("3")).await;
     shows("rater_ready".into(), Some("1")).await;
-    let ended: i64 = next.one("SELECT floor(extract(epoch FROM max(finished_at)))::bigint FROM rating_run").await;
+    let ended: i64 =
+        next.one("SELECT floor(extract(epoch FROM max(finished_at)))::bigint FROM rating_run").await;
     shows(
         r#"rater_run_last_success_timestamp_seconds{trigger="routine"}"#.into(),
         Some(ended.to_string().as_str()),
