@@ -17,10 +17,12 @@ use prometheus_client::registry::Registry;
 
 mod credentials;
 mod events;
+mod jobs;
 mod pricebook;
 mod records;
 mod runs;
 
+pub use jobs::JobGauges;
 pub use runs::RunEvents;
 
 /// The media type of [`Metrics::encode`].
@@ -33,6 +35,7 @@ pub struct Metrics {
     credentials: credentials::Credentials,
     runs: runs::Runs,
     events: events::Events,
+    jobs: jobs::Jobs,
     pricebook: pricebook::Pricebook,
     records: records::Records,
 }
@@ -51,6 +54,7 @@ impl Metrics {
             credentials: credentials::Credentials::registered(&mut registry),
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
+            jobs: jobs::Jobs::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
             records: records::Records::registered(&mut registry),
             registry,

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::access::AccessOptions;
-use self::values::{change_retention, lease_ttl, parallel, percent};
+pub(super) use self::values::change_retention;
+use self::values::{lease_ttl, parallel, percent};
 use super::database::DatabaseOptions;
 use super::duration;
 use super::fail;
