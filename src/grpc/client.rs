@@ -20,10 +20,11 @@ pub mod rating;
 pub mod runs;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod traced;
 pub mod usage;
 
 /// A connection to a service, which reconnects by itself. Cheap to clone.
-pub type Channel = tonic::transport::Channel;
+pub type Channel = traced::Traced<tonic::transport::Channel>;
 
 /// Where a service is.
 #[derive(Debug, Clone)]
@@ -48,14 +49,16 @@ pub enum ConnectError {
 /// Connects now, so that a server that isn't there is told before anything starts.
 pub async fn connect(server: &Server) -> Result<Channel, ConnectError> {
     let endpoint = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    endpoint.connect().await.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))
+    let channel = endpoint.connect().await;
+    let channel = channel.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))?;
+    Ok(traced::Traced::new(channel, endpoint.uri().clone()))
 }
 
 /// A connection that is made when it is needed: for whoever works on while the service is not
 /// there yet. What is wrong with the URL, or with what TLS needs, is an error at once.
 pub fn connect_lazy(server: &Server) -> Result<Channel, ConnectError> {
     let endpoint = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    Ok(endpoint.connect_lazy())
+    Ok(traced::Traced::new(endpoint.connect_lazy(), endpoint.uri().clone()))
 }
 
 fn endpoint(server: &Server) -> Result<Endpoint, String> {
@@ -183,7 +186,7 @@ fn may_pass(status: &Status) -> bool {
 }
 
 /// A code as the protocol writes it.
-fn code(code: Code) -> &'static str {
+pub(super) fn code(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

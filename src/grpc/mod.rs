@@ -1,5 +1,6 @@
 //! tonic only: conversion, status, layers, server and client.
 
+mod answer;
 pub mod client;
 pub mod convert;
 mod deadline;

@@ -61,7 +61,7 @@ pub async fn serve(
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .layer(Wrap(Calls::default()))
+        .layer(Wrap(Calls::new(rater.metrics.clone())))
         .layer(Wrap(Limits::default()))
         .layer(Wrap(access))
         .add_optional_service(open.health.then_some(health))

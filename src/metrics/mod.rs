@@ -16,6 +16,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 mod credentials;
+mod calls;
 mod events;
 mod jobs;
 mod pricebook;
@@ -23,6 +24,7 @@ mod records;
 mod runs;
 
 pub use jobs::JobGauges;
+pub use calls::EndedCall;
 pub use runs::RunEvents;
 
 /// The media type of [`Metrics::encode`].
@@ -33,6 +35,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     registry: Registry,
     credentials: credentials::Credentials,
+    calls: calls::Calls,
     runs: runs::Runs,
     events: events::Events,
     jobs: jobs::Jobs,
@@ -52,6 +55,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("rater");
         Metrics {
             credentials: credentials::Credentials::registered(&mut registry),
+            calls: calls::Calls::registered(&mut registry),
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             jobs: jobs::Jobs::registered(&mut registry),

@@ -36,3 +36,4 @@ mod runs;
 mod stage;
 mod summaries;
 mod takeover;
+mod telemetry;

@@ -29,6 +29,7 @@ use crate::service::record_events::EventIntake;
 use crate::service::scans::Scans;
 use crate::service::{schema, table_jobs};
 use crate::store::{DbOptions, Duties};
+use crate::telemetry;
 
 /// RateWindow calls in flight, most of which wait.
 const MAX_RATE_CALLS: usize = 1_000;
@@ -80,6 +81,8 @@ impl Serve {
                 metrics.finding(finding.code.as_str(), finding.severity.as_str(), trigger.as_str(), 0);
             }
         }
+        let shown = metrics.clone();
+        telemetry::export_metrics(move || shown.encode());
         let rater = Arc::new(Rater {
             scans: Scans::of(&db),
             db,
