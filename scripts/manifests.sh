@@ -4,7 +4,6 @@
 # without a cluster. What is rendered lies in target/manifests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=${CARGO_TARGET_DIR:-target}
 monitoring=k8s/components/monitoring
 
 prometheus_rule() {
@@ -29,13 +28,13 @@ fi
 diff <(prometheus_rule) $monitoring/rules.yaml && diff ops/grafana/rater.json $monitoring/rater.json ||
     { echo 'the copies are stale: run `make manifests` and commit them' >&2; exit 1; }
 
-mkdir -p "$target/manifests"
+mkdir -p target/manifests
 # The operator's and cert-manager's own kinds have no schema among Kubernetes'.
 ours() {
     awk 'BEGIN { RS = "(^|\n)---\n"; ORS = "\n---\n" } !/apiVersion: (monitoring\.coreos\.com|cert-manager\.io)\//' "$1"
 }
 for name in base overlays/example; do
-    out=$target/manifests/${name//\//-}.yaml
+    out=target/manifests/${name//\//-}.yaml
     scripts/kustomize.sh "k8s/$name" >"$out"
     ours "$out" >"${out%.yaml}.native.yaml"
     for version in 1.31 1.37; do

@@ -108,7 +108,12 @@ impl Command {
             Command::Usage(_) => Some("rater usage"),
             Command::Events(events) => (!events.logs()).then_some("rater events"),
             Command::DeadLetters(_) => Some("rater dead-letters"),
-            Command::Serve(_) | Command::Migrate(_) | Command::Validate(_) | Command::Health(_) => None,
+            Command::Serve(_)
+            | Command::Migrate(_)
+            | Command::Audit(_)
+            | Command::Retention(_)
+            | Command::Validate(_)
+            | Command::Health(_) => None,
         }
     }
 
