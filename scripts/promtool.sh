@@ -2,7 +2,7 @@
 # promtool: the installed one, else the one that `setup.sh lint` took out of Debian's prometheus
 # package (the service in it is neither installed nor started).
 set -euo pipefail
-tools=$(dirname "$0")/../${CARGO_TARGET_DIR:-target}/tools
+tools=$(cd "$(dirname "$0")/.." && pwd)/target/tools
 if command -v promtool >/dev/null 2>&1; then
     exec promtool "$@"
 fi
