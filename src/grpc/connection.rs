@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -18,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::listener::Place;
+use crate::identity::Presented;
 
 /// What a client of HTTP/2 sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -34,14 +34,14 @@ const RESETS_A_SECOND: u32 = 20;
 pub struct Peer {
     /// Where it comes from.
     pub address: Option<SocketAddr>,
-    /// The client's certificate and its chain, verified; none without one.
-    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
+    /// The client's certificate, verified by the handshake; none without one.
+    pub certificate: Option<Arc<Presented>>,
     pub(super) resets: Arc<Resets>,
 }
 
 impl Peer {
-    fn new(address: SocketAddr, certificates: Option<Arc<[CertificateDer<'static>]>>) -> Peer {
-        Peer { address: Some(address), certificates, resets: Arc::default() }
+    pub(super) fn new(address: SocketAddr, certificate: Option<Arc<Presented>>) -> Peer {
+        Peer { address: Some(address), certificate, resets: Arc::default() }
     }
 }
 
@@ -91,7 +91,7 @@ pub(super) enum Io {
 
 impl Connection {
     /// Waits for the preface: hyper would wait for ever, and a graceful stop with it.
-    pub(super) async fn begin(mut io: Io, address: SocketAddr) -> io::Result<Connection> {
+    pub(super) async fn begin(mut io: Io, peer: Peer) -> io::Result<Connection> {
         let mut first = [0; PREFACE.len()];
         let mut seen = 0;
         while seen < PREFACE.len() {
@@ -105,13 +105,6 @@ impl Connection {
             }
             seen += read;
         }
-        let certificates = match &io {
-            Io::Plain(_) => None,
-            Io::Tls(io) => io.get_ref().1.peer_certificates().map(|chain| {
-                chain.iter().map(|certificate| certificate.clone().into_owned()).collect::<Vec<_>>().into()
-            }),
-        };
-        let peer = Peer::new(address, certificates);
         Ok(Connection { io, unread: PREFACE, peer, stalled: None, _place: None })
     }
 

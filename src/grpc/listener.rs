@@ -107,11 +107,15 @@ async fn begin(stream: TcpStream, address: SocketAddr, tls: Option<Arc<Tls>>) ->
     // The end of an answer would else wait for the client's ACK, which a client with nothing to say
     // delays by 40 ms.
     stream.set_nodelay(true)?;
-    let io = match tls {
-        None => Io::Plain(stream),
-        Some(tls) => Io::Tls(Box::new(tls.acceptor().accept(stream).await?)),
+    let (io, certificate) = match tls {
+        None => (Io::Plain(stream), None),
+        Some(tls) => {
+            let stream = tls.acceptor().accept(stream).await?;
+            let certificate = tls.presented(stream.get_ref().1);
+            (Io::Tls(Box::new(stream)), certificate)
+        }
     };
-    Connection::begin(io, address).await
+    Connection::begin(io, Peer::new(address, certificate)).await
 }
 
 /// Connections that have not begun, in the order of their coming.

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
 use super::convert::{anomalies, changes, pricebook, rating, runs, summaries, usage};
 use super::deadline::Deadline;
-use super::status::{deadline_passed, run_continues, status};
+use super::status::{deadline_passed, routine_only, run_continues, status, unauthenticated};
 use super::stream::{Messages, stream};
+use crate::identity::Refusal;
 use crate::proto::rating_service_server::RatingService;
 use crate::proto::*;
 use crate::service::anomalies::list_anomalies;
+use crate::service::caller::{Caller, Role};
 use crate::service::change_stream::ChangeFeed;
 use crate::service::rate_window::Rater;
 use crate::service::read_usage::read_usage;
@@ -41,6 +43,11 @@ impl Rating {
     }
 }
 
+/// Who calls. Where no layer has said so, nobody does.
+fn caller(extensions: &Extensions) -> Result<Caller, Status> {
+    extensions.get().cloned().ok_or_else(|| unauthenticated(Refusal::Nothing))
+}
+
 #[tonic::async_trait]
 impl RatingService for Rating {
     async fn rate_window(
@@ -48,7 +55,11 @@ impl RatingService for Rating {
         request: Request<RateWindowRequest>,
     ) -> Result<Response<RateWindowResponse>, Status> {
         let deadline = request.extensions().get::<Deadline>().copied();
-        let request = rating::rate_request(request.into_inner()).map_err(status)?;
+        let caller = caller(request.extensions())?;
+        let request = rating::rate_request(request.into_inner(), caller.name.clone()).map_err(status)?;
+        if !caller.is(Role::Operator) && !request.is_routine_run() {
+            return Err(routine_only());
+        }
         let (detach, dry_run) = (request.detach, request.dry_run);
         let mut ticket = self.rater.rate_window(request).map_err(status)?;
         let answer = async {

@@ -14,7 +14,7 @@ use tonic_health::server::HealthReporter;
 
 use super::events::EventServer;
 use super::layers::Wrap;
-use super::layers::access::Access;
+use super::layers::access::{Access, Open};
 use super::layers::calls::Calls;
 use super::layers::limits::Limited;
 use super::layers::panics::Panics;
@@ -56,6 +56,10 @@ pub struct Serving {
     pub tls: Option<Arc<Tls>>,
     /// How much is taken on.
     pub limits: Limits,
+    /// Who may call.
+    pub access: Access,
+    /// What is served beside the contract.
+    pub open: Open,
 }
 
 /// Serves until `stop` resolves. Then, in this order: health checks are told, the rater and every
@@ -64,13 +68,16 @@ pub async fn serve(
     serving: Serving,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Serving { listener, rater, intake, readiness, tls, limits } = serving;
+    let Serving { listener, rater, intake, readiness, tls, access, open, limits } = serving;
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, readiness.borrow().is_ready()).await;
     let follower = tokio::spawn(follow(reporter.clone(), readiness));
     let reflection = || {
         tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR_SET)
     };
+    let v1 = || reflection().build_v1().map(|server| server.max_decoding_message_size(MAX_QUESTION));
+    let v1alpha =
+        || reflection().build_v1alpha().map(|server| server.max_decoding_message_size(MAX_QUESTION));
     let (metrics, stopping, sides) = (rater.metrics.clone(), rater.stop.clone(), CancellationToken::new());
     let limited = Limited::to(&limits, sides.clone(), metrics.clone());
     let stop = async move {
@@ -88,11 +95,11 @@ pub async fn serve(
         .max_connection_age(limits.max_connection_age)
         .layer(Wrap(Calls::default()))
         .layer(Wrap(Panics))
-        .layer(Wrap(Access::default()))
+        .layer(Wrap(access))
         .layer(Wrap(limited))
-        .add_service(health.max_decoding_message_size(MAX_QUESTION))
-        .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_QUESTION))
-        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_QUESTION))
+        .add_optional_service(open.health.then(|| health.max_decoding_message_size(MAX_QUESTION)))
+        .add_optional_service(open.reflection.then(v1).transpose()?)
+        .add_optional_service(open.reflection.then(v1alpha).transpose()?)
         .add_service(RatingServiceServer::new(Rating::new(rater)))
         .add_service(EventServer::new(intake))
         .serve_with_incoming_shutdown(incoming(listener, tls, &limits, metrics), stop)

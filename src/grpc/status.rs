@@ -11,6 +11,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::domain::text;
 use crate::domain::violation::Violation;
+use crate::identity::Refusal;
+use crate::service::caller::Role;
 use crate::service::{Error, FailureReason, RunFailure, StoreError, rfc3339};
 
 /// The most violations in one status, and the most bytes of details: they travel in trailers,
@@ -162,7 +164,37 @@ pub fn rate_limited(wait: Duration) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, retry("RATE_LIMITED", wait))
 }
 
-/// A method of EventService that this version does not know.
+/// Nobody knows who calls.
+pub fn unauthenticated(refusal: Refusal) -> Status {
+    Status::with_error_details(Code::Unauthenticated, refusal.to_string(), info("UNAUTHENTICATED", &[]))
+}
+
+/// The caller is known, and may not; these roles may.
+pub fn role_missing(roles: &[Role]) -> Status {
+    let names = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>();
+    Status::with_error_details(
+        Code::PermissionDenied,
+        format!("the caller may not do this; it needs the role {}", names.join(" or ")),
+        info("ROLE_MISSING", &[("roles", names.join(","))]),
+    )
+}
+
+/// An orchestrator asked for more than a routine run.
+pub fn routine_only() -> Status {
+    Status::with_error_details(
+        Code::PermissionDenied,
+        "an orchestrator begins routine runs alone; set trigger to TRIGGER_ROUTINE, without dry_run and \
+         pricebook_yaml; the others are the operator's",
+        info("ROLE_MISSING", &[("roles", Role::Operator.as_str().into())]),
+    )
+}
+
+/// A call that was not made: its token can't be read.
+pub fn no_token(why: &str) -> Status {
+    Status::new(Code::Unauthenticated, why)
+}
+
+/// A method that this version does not know.
 pub fn unknown_method() -> Status {
     Status::new(Code::Unimplemented, "this version has no such method")
 }

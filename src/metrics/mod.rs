@@ -15,6 +15,7 @@ use std::fmt;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
+mod credentials;
 mod events;
 mod limits;
 mod pricebook;
@@ -29,6 +30,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    credentials: credentials::Credentials,
     runs: runs::Runs,
     events: events::Events,
     pricebook: pricebook::Pricebook,
@@ -46,6 +48,7 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("rater");
         Metrics {
+            credentials: credentials::Credentials::registered(&mut registry),
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),

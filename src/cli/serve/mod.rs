@@ -1,6 +1,7 @@
 //! `rater serve`: the service. Everything is checked before anything listens; SIGTERM drains:
 //! not ready at once, no new calls, what is in flight ends, then out, within a grace.
 
+mod access;
 mod limits;
 mod process;
 mod stopping;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::access::AccessOptions;
 use self::limits::LimitOptions;
 use self::values::{change_retention, lease_ttl, parallel, percent};
 use super::database::DatabaseOptions;
@@ -44,6 +46,8 @@ pub struct Serve {
     /// Where /metrics, /healthz and /readyz are
     #[arg(long, env = "RATER_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     admin_listen: SocketAddr,
+    #[command(flatten)]
+    access: AccessOptions,
     /// The window of a routine run
     #[arg(long, env = "RATER_TRAILING_HOURS", value_name = "HOURS", default_value_t = 24)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=8784))]
@@ -96,6 +100,9 @@ impl Serve {
     pub async fn run(self) -> ExitCode {
         if let Err(error) = telemetry::init(self.log_format, &self.log) {
             return fail(&error.to_string());
+        }
+        if let Err(message) = self.access.check(self.listen) {
+            return refuse(&message);
         }
         let pricebooks = match Pricebooks::load(&self.pricebook) {
             Ok(pricebooks) => Arc::new(pricebooks),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Serve;
+use super::access::Guarded;
 use super::stopping::told_to_stop;
 use crate::admin::{self, AdminState};
 use crate::cli::database;
@@ -38,6 +39,7 @@ pub(super) struct Parts {
     duties: Duties,
     listener: TcpListener,
     admin_listener: TcpListener,
+    guarded: Guarded,
 }
 
 impl Serve {
@@ -56,6 +58,8 @@ impl Serve {
             max_connections: self.database_connections,
             acquire_timeout: database::ACQUIRE_TIMEOUT,
         };
+        let metrics = Arc::new(Metrics::new());
+        let guarded = self.access.load(&metrics)?;
         let db = database::open(&db_options.url, db_options.max_connections)?;
         if self.migrate {
             schema::up(&db).await.map_err(|error| error.to_string())?;
@@ -69,7 +73,6 @@ impl Serve {
         };
         let listener = bind("--listen", self.listen).await?;
         let admin_listener = bind("--admin-listen", self.admin_listen).await?;
-        let metrics = Arc::new(Metrics::new());
         pricebooks.publish(&metrics);
         for trigger in [Trigger::Routine, Trigger::Backfill] {
             for finding in possible_findings(trigger) {
@@ -97,11 +100,11 @@ impl Serve {
             chunks: Semaphore::new((self.database_connections / 2) as usize),
             plans: Semaphore::new((self.database_connections / 8).max(1) as usize),
         });
-        Ok(Parts { db_options, rater, duties, listener, admin_listener })
+        Ok(Parts { db_options, rater, duties, listener, admin_listener, guarded })
     }
 
     pub(super) async fn serve(&self, parts: Parts) -> Result<(), String> {
-        let Parts { db_options, rater, duties, listener, admin_listener } = parts;
+        let Parts { db_options, rater, duties, listener, admin_listener, guarded } = parts;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         let admin_address = admin_listener.local_addr().map_err(|error| error.to_string())?;
         let stop = rater.stop.clone();
@@ -114,6 +117,8 @@ impl Serve {
         let metrics = rater.metrics.clone();
         let changed = move |books: &Pricebooks| books.publish(&metrics);
         background.spawn(rater.pricebooks.clone().watch(stop.clone(), changed));
+        guarded.watch(&background, &stop);
+        guarded.tell(self.listen);
         tell_duties(duties);
         if duties.rating {
             background.spawn(rater.clone().sweep());
@@ -137,9 +142,17 @@ impl Serve {
             "listening"
         );
         let (serving_rater, left) = (rater.clone(), rater.clone());
-        let limits = self.limits.limits();
-        let serving = Serving { listener, rater: serving_rater, intake, readiness: ready, tls: None, limits };
         let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len());
+        let serving = Serving {
+            listener,
+            rater: serving_rater,
+            intake,
+            readiness: ready,
+            access: guarded.layer(),
+            open: guarded.open,
+            tls: guarded.tls,
+            limits: self.limits.limits(),
+        };
         let server = grpc::server::serve(serving, async move {
             told.await;
             // First of all, and before anything that takes time.

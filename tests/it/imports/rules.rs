@@ -17,7 +17,16 @@ const LAYERS: &[Layer] = &[
         ours: &["service", "store", "domain", "metrics"],
         without: &["sqlx", "tonic", "prost"],
     },
-    Layer { name: "grpc", ours: &["grpc", "service", "domain", "proto", "metrics"], without: &["sqlx"] },
+    Layer {
+        name: "identity",
+        ours: &["identity", "service", "domain", "metrics"],
+        without: &["sqlx", "tonic", "prost"],
+    },
+    Layer {
+        name: "grpc",
+        ours: &["grpc", "identity", "service", "domain", "proto", "metrics"],
+        without: &["sqlx"],
+    },
     Layer { name: "spool", ours: &["spool", "domain"], without: &["sqlx", "tonic", "prost"] },
     Layer {
         name: "dead_letters",
@@ -37,6 +46,7 @@ const LAYERS: &[Layer] = &[
             "spool",
             "dead_letters",
             "grpc",
+            "identity",
             "service",
             "store",
             "domain",
