@@ -16,7 +16,9 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 mod calls;
+mod credentials;
 mod events;
+mod limits;
 mod pricebook;
 mod runs;
 
@@ -31,9 +33,11 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     registry: Registry,
     calls: calls::Calls,
+    credentials: credentials::Credentials,
     runs: runs::Runs,
     events: events::Events,
     pricebook: pricebook::Pricebook,
+    limits: limits::Limits,
 }
 
 impl Default for Metrics {
@@ -48,9 +52,11 @@ impl Metrics {
         let mut registry = Registry::with_prefix("rater");
         Metrics {
             calls: calls::Calls::registered(&mut registry),
+            credentials: credentials::Credentials::registered(&mut registry),
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
+            limits: limits::Limits::registered(&mut registry),
             registry,
         }
     }

@@ -84,6 +84,13 @@ pub struct RateRequest {
     pub requested_by: String,
 }
 
+impl RateRequest {
+    /// Whether it asks for nothing but a routine run.
+    pub fn is_routine_run(&self) -> bool {
+        self.asked.trigger() == Trigger::Routine && !self.dry_run && self.pricebook_yaml.is_empty()
+    }
+}
+
 /// A request on its way.
 pub struct Ticket {
     run_id: watch::Receiver<Option<String>>,

@@ -18,8 +18,13 @@ const LAYERS: &[Layer] = &[
         without: &["sqlx", "tonic", "prost"],
     },
     Layer {
+        name: "identity",
+        ours: &["identity", "service", "domain", "metrics"],
+        without: &["sqlx", "tonic", "prost"],
+    },
+    Layer {
         name: "grpc",
-        ours: &["grpc", "service", "domain", "proto", "metrics", "telemetry"],
+        ours: &["grpc", "identity", "service", "domain", "proto", "metrics", "telemetry"],
         without: &["sqlx"],
     },
     Layer { name: "spool", ours: &["spool", "domain"], without: &["sqlx", "tonic", "prost"] },
@@ -41,6 +46,7 @@ const LAYERS: &[Layer] = &[
             "spool",
             "dead_letters",
             "grpc",
+            "identity",
             "service",
             "store",
             "domain",
