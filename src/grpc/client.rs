@@ -12,6 +12,7 @@ use tonic_types::StatusExt;
 use super::status::DOMAIN;
 
 mod absence;
+mod alert;
 mod channel;
 mod connection;
 pub mod events;

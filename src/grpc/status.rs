@@ -194,6 +194,17 @@ pub fn no_token(why: &str) -> Status {
     Status::new(Code::Unauthenticated, why)
 }
 
+/// A call that was not answered: the service says that it does not take the certificate.
+pub fn certificate_refused(alert: &str) -> Status {
+    Status::new(Code::Unauthenticated, format!("the service refused the certificate of --tls-cert: {alert}"))
+}
+
+/// A first call that was not answered, over a connection that shows a certificate.
+pub fn connection_closed() -> Status {
+    let message = "the service closed the connection; it may have refused the certificate of --tls-cert";
+    Status::new(Code::Unavailable, message)
+}
+
 /// A method that this version does not know.
 pub fn unknown_method() -> Status {
     Status::new(Code::Unimplemented, "this version has no such method")

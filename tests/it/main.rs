@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
+mod access;
 mod admin;
 mod brake;
 mod changes;

@@ -1,8 +1,9 @@
 //! What calls go through: the connection, with what the caller shows of itself on each call.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tonic::body::Body;
@@ -10,7 +11,9 @@ use tonic::codegen::http::header::AUTHORIZATION;
 use tonic::codegen::http::{self, HeaderValue};
 use tonic::codegen::{BoxFuture, Service};
 
-use crate::grpc::status::no_token;
+use super::alert::Alert;
+use super::traced::Traced;
+use crate::grpc::status::{certificate_refused, connection_closed, no_token};
 
 /// The longest token that a service takes, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -23,11 +26,28 @@ pub struct Channel {
     inner: Traced<tonic::transport::Channel>,
     /// The file of a bearer token, read for each call: tokens are exchanged often.
     token: Option<Arc<PathBuf>>,
+    /// Where a certificate is shown: what the service said of it, and whether it ever answered.
+    alert: Option<Alert>,
+    answered: Arc<AtomicBool>,
 }
 
 impl Channel {
-    pub(super) fn new(inner: Traced<tonic::transport::Channel>, token: Option<PathBuf>) -> Channel {
-        Channel { inner, token: token.map(Arc::new) }
+    pub(super) fn new(
+        inner: Traced<tonic::transport::Channel>,
+        token: Option<PathBuf>,
+        alert: Option<Alert>,
+    ) -> Channel {
+        Channel { inner, token: token.map(Arc::new), alert, answered: Arc::default() }
+    }
+
+    /// A call that broke, in words that name the certificate where that may be why.
+    fn broken(&self, error: tonic::transport::Error) -> BoxError {
+        let Some(alert) = &self.alert else { return error.into() };
+        match alert.take() {
+            Some(alert) => certificate_refused(&alert).into(),
+            None if self.answered.load(Ordering::Relaxed) => error.into(),
+            None => connection_closed().into(),
+        }
     }
 }
 
@@ -42,23 +62,26 @@ impl Service<http::Request<Body>> for Channel {
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         // The one that is ready goes with the call.
-        let fresh = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, fresh);
-        let token = self.token.clone();
+        let fresh = self.clone();
+        let mut ready = std::mem::replace(self, fresh);
         Box::pin(async move {
-            if let Some(path) = token {
-                let value = bearer(&path)
-                    .await
-                    .map_err(|why| no_token(&format!("--token-file {}: {why}", path.display())))?;
-                request.headers_mut().insert(AUTHORIZATION, value);
+            if let Some(path) = &ready.token {
+                let why = |why| no_token(&format!("--token-file {}: {why}", path.display()));
+                request.headers_mut().insert(AUTHORIZATION, bearer(path).await.map_err(why)?);
             }
-            Ok(inner.call(request).await?)
+            match ready.inner.call(request).await {
+                Ok(response) => {
+                    ready.answered.store(true, Ordering::Relaxed);
+                    Ok(response)
+                }
+                Err(error) => Err(ready.broken(error)),
+            }
         })
     }
 }
 
 /// The header that shows the token in a file.
-async fn bearer(path: &std::path::Path) -> Result<HeaderValue, String> {
+async fn bearer(path: &Path) -> Result<HeaderValue, String> {
     let text = tokio::fs::read_to_string(path).await.map_err(|error| error.to_string())?;
     let token = text.trim();
     if token.is_empty() {

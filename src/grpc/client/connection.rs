@@ -14,11 +14,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tonic::codegen::http::Uri;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::Endpoint;
 
+use super::alert::{Alert, Alerting};
+use super::traced::Traced;
 use super::{Channel, root_cause};
 
 /// Where a service is, and what this side shows to it.
@@ -52,23 +53,30 @@ pub enum ConnectError {
 /// Connects now, so that a server that isn't there is told before anything starts.
 pub async fn connect(server: &Server) -> Result<Channel, ConnectError> {
     let (endpoint, secure) = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    let connected = match secure {
-        Some(secure) => endpoint.connect_with_connector(secure).await,
+    let connected = match &secure {
+        Some(secure) => endpoint.connect_with_connector(secure.clone()).await,
         None => endpoint.connect().await,
     };
     let channel = connected.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))?;
-    Ok(Channel::new(traced::Traced::new(channel, endpoint.uri().clone()), server.token_file.clone()))
+    Ok(wrapped(channel, server, secure))
 }
 
 /// A connection that is made when it is needed: for whoever works on while the service is not
 /// there yet. What is wrong with the URL, or with what TLS needs, is an error at once.
 pub fn connect_lazy(server: &Server) -> Result<Channel, ConnectError> {
     let (endpoint, secure) = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    let channel = match secure {
-        Some(secure) => endpoint.connect_with_connector_lazy(secure),
+    let channel = match &secure {
+        Some(secure) => endpoint.connect_with_connector_lazy(secure.clone()),
         None => endpoint.connect_lazy(),
     };
-    Ok(Channel::new(traced::Traced::new(channel, endpoint.uri().clone()), server.token_file.clone()))
+    Ok(wrapped(channel, server, secure))
+}
+
+fn wrapped(channel: tonic::transport::Channel, server: &Server, secure: Option<Secure>) -> Channel {
+    let shows = server.tls_cert.is_some();
+    // It was read as one before.
+    let channel = Traced::new(channel, server.url.parse().unwrap_or_default());
+    Channel::new(channel, server.token_file.clone(), secure.filter(|_| shows).map(|secure| secure.alert))
 }
 
 /// Where calls go, and for https how.
@@ -97,7 +105,7 @@ fn endpoint(server: &Server) -> Result<(Endpoint, Option<Secure>), String> {
         return Ok((endpoint, None));
     }
     config(server)?;
-    Ok((endpoint, Some(Secure { server: Arc::new(server.clone()) })))
+    Ok((endpoint, Some(Secure { server: Arc::new(server.clone()), alert: Alert::default() })))
 }
 
 /// What does not go together.
@@ -174,10 +182,11 @@ fn read(option: &str, path: &Path) -> Result<Vec<u8>, String> {
 #[derive(Clone)]
 struct Secure {
     server: Arc<Server>,
+    alert: Alert,
 }
 
 impl Service<Uri> for Secure {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<Alerting>;
     type Error = io::Error;
     type Future = BoxFuture<Self::Response, io::Error>;
 
@@ -186,7 +195,7 @@ impl Service<Uri> for Secure {
     }
 
     fn call(&mut self, url: Uri) -> Self::Future {
-        let server = self.server.clone();
+        let (server, alert) = (self.server.clone(), self.alert.clone());
         Box::pin(async move {
             let config = tokio::task::spawn_blocking(move || config(&server)).await?;
             let config = config.map_err(io::Error::other)?;
@@ -198,7 +207,7 @@ impl Service<Uri> for Secure {
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return Err(io::Error::other("the server speaks no HTTP/2 there"));
             }
-            Ok(TokioIo::new(stream))
+            Ok(TokioIo::new(Alerting { stream, alert }))
         })
     }
 }
