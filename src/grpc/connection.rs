@@ -39,6 +39,12 @@ pub struct Peer {
     pub(super) resets: Arc<Resets>,
 }
 
+impl Peer {
+    pub(super) fn new(address: SocketAddr, certificate: Option<Arc<Presented>>) -> Peer {
+        Peer { address: Some(address), certificate, resets: Arc::default() }
+    }
+}
+
 /// The calls of a connection that its peer gave up before their answer.
 #[derive(Debug, Default)]
 pub(super) struct Resets {
@@ -85,11 +91,7 @@ pub(super) enum Io {
 
 impl Connection {
     /// Waits for the preface: hyper would wait for ever, and a graceful stop with it.
-    pub(super) async fn begin(
-        mut io: Io,
-        address: SocketAddr,
-        certificate: Option<Arc<Presented>>,
-    ) -> io::Result<Connection> {
+    pub(super) async fn begin(mut io: Io, peer: Peer) -> io::Result<Connection> {
         let mut first = [0; PREFACE.len()];
         let mut seen = 0;
         while seen < PREFACE.len() {
@@ -103,7 +105,6 @@ impl Connection {
             }
             seen += read;
         }
-        let peer = Peer { address: Some(address), certificate, resets: Arc::default() };
         Ok(Connection { io, unread: PREFACE, peer, stalled: None, _place: None })
     }
 

@@ -115,7 +115,7 @@ async fn begin(stream: TcpStream, address: SocketAddr, tls: Option<Arc<Tls>>) ->
             (Io::Tls(Box::new(stream)), certificate)
         }
     };
-    Connection::begin(io, address, certificate).await
+    Connection::begin(io, Peer::new(address, certificate)).await
 }
 
 /// Connections that have not begun, in the order of their coming.

@@ -54,12 +54,12 @@ pub struct Serving {
     pub readiness: watch::Receiver<Readiness>,
     /// None: plain text.
     pub tls: Option<Arc<Tls>>,
+    /// How much is taken on.
+    pub limits: Limits,
     /// Who may call.
     pub access: Access,
     /// What is served beside the contract.
     pub open: Open,
-    /// How much is taken on.
-    pub limits: Limits,
 }
 
 /// Serves until `stop` resolves. Then, in this order: health checks are told, the rater and every
@@ -75,17 +75,9 @@ pub async fn serve(
     let reflection = || {
         tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR_SET)
     };
-    // What asks is small.
-    let reflection_v1 = open
-        .reflection
-        .then(|| reflection().build_v1())
-        .transpose()?
-        .map(|v1| v1.max_decoding_message_size(MAX_QUESTION));
-    let reflection_v1alpha = open
-        .reflection
-        .then(|| reflection().build_v1alpha())
-        .transpose()?
-        .map(|v1alpha| v1alpha.max_decoding_message_size(MAX_QUESTION));
+    let v1 = || reflection().build_v1().map(|server| server.max_decoding_message_size(MAX_QUESTION));
+    let v1alpha =
+        || reflection().build_v1alpha().map(|server| server.max_decoding_message_size(MAX_QUESTION));
     let (metrics, stopping, sides) = (rater.metrics.clone(), rater.stop.clone(), CancellationToken::new());
     let limited = Limited::to(&limits, sides.clone(), metrics.clone());
     let stop = async move {
@@ -101,13 +93,13 @@ pub async fn serve(
         .max_concurrent_streams(Some(limits.max_streams))
         // Without a grace: it would be the end of calls in flight, without a word before.
         .max_connection_age(limits.max_connection_age)
-        .layer(Wrap(Calls::new(rater.metrics.clone())))
+        .layer(Wrap(Calls::new(metrics.clone())))
         .layer(Wrap(Panics))
         .layer(Wrap(access))
         .layer(Wrap(limited))
         .add_optional_service(open.health.then(|| health.max_decoding_message_size(MAX_QUESTION)))
-        .add_optional_service(reflection_v1)
-        .add_optional_service(reflection_v1alpha)
+        .add_optional_service(open.reflection.then(v1).transpose()?)
+        .add_optional_service(open.reflection.then(v1alpha).transpose()?)
         .add_service(RatingServiceServer::new(Rating::new(rater)))
         .add_service(EventServer::new(intake))
         .serve_with_incoming_shutdown(incoming(listener, tls, &limits, metrics), stop)

@@ -140,6 +140,30 @@ pub fn incomplete(what: &str) -> Status {
     Status::with_error_details(Code::Unavailable, message, retry("INCOMPLETE", RETRY_AFTER))
 }
 
+/// The deadline passed while a stream went on. What was told is told: whoever follows goes on after
+/// its last message.
+pub fn stream_deadline_passed() -> Status {
+    Status::with_error_details(
+        Code::DeadlineExceeded,
+        "the deadline passed; ask again, with the last message's cursor where there is one",
+        info("DEADLINE_PASSED", &[]),
+    )
+}
+
+/// A `grpc-timeout` that is none. To go on without would let a caller wait that wanted not to.
+pub fn malformed_deadline() -> Status {
+    let message = "is no timeout; write at most 8 digits and one of H, M, S, m, u, n";
+    status(Error::Invalid(vec![Violation::new("grpc-timeout", "MALFORMED", message)]))
+}
+
+/// A caller that calls more often than it may; `wait` until its next call would pass.
+pub fn rate_limited(wait: Duration) -> Status {
+    // Not "at once", which would be too early again.
+    let wait = wait.max(Duration::from_millis(1));
+    let message = "this caller makes too many calls a second; wait, or send more with each";
+    Status::with_error_details(Code::ResourceExhausted, message, retry("RATE_LIMITED", wait))
+}
+
 /// Nobody knows who calls.
 pub fn unauthenticated(refusal: Refusal) -> Status {
     Status::with_error_details(Code::Unauthenticated, refusal.to_string(), info("UNAUTHENTICATED", &[]))
@@ -168,30 +192,6 @@ pub fn routine_only() -> Status {
 /// A call that was not made: its token can't be read.
 pub fn no_token(why: &str) -> Status {
     Status::new(Code::Unauthenticated, why)
-}
-
-/// The deadline passed while a stream went on. What was told is told: whoever follows goes on after
-/// its last message.
-pub fn stream_deadline_passed() -> Status {
-    Status::with_error_details(
-        Code::DeadlineExceeded,
-        "the deadline passed; ask again, with the last message's cursor where there is one",
-        info("DEADLINE_PASSED", &[]),
-    )
-}
-
-/// A `grpc-timeout` that is none. To go on without would let a caller wait that wanted not to.
-pub fn malformed_deadline() -> Status {
-    let message = "is no timeout; write at most 8 digits and one of H, M, S, m, u, n";
-    status(Error::Invalid(vec![Violation::new("grpc-timeout", "MALFORMED", message)]))
-}
-
-/// A caller that calls more often than it may; `wait` until its next call would pass.
-pub fn rate_limited(wait: Duration) -> Status {
-    // Not "at once", which would be too early again.
-    let wait = wait.max(Duration::from_millis(1));
-    let message = "this caller makes too many calls a second; wait, or send more with each";
-    Status::with_error_details(Code::ResourceExhausted, message, retry("RATE_LIMITED", wait))
 }
 
 /// A call that was not answered: the service says that it does not take the certificate.

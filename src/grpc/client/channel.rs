@@ -12,6 +12,7 @@ use tonic::codegen::http::{self, HeaderValue};
 use tonic::codegen::{BoxFuture, Service};
 
 use super::alert::Alert;
+use super::traced::Traced;
 use crate::grpc::status::{certificate_refused, connection_closed, no_token};
 
 /// The longest token that a service takes, in bytes.
@@ -19,10 +20,10 @@ const MAX_TOKEN: usize = 8 * 1024;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A connection that shows who calls. Cheap to clone.
+/// A connection to a service, which reconnects by itself. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Shown {
-    inner: tonic::transport::Channel,
+pub struct Channel {
+    inner: Traced<tonic::transport::Channel>,
     /// The file of a bearer token, read for each call: tokens are exchanged often.
     token: Option<Arc<PathBuf>>,
     /// Where a certificate is shown: what the service said of it, and whether it ever answered.
@@ -30,13 +31,13 @@ pub struct Shown {
     answered: Arc<AtomicBool>,
 }
 
-impl Shown {
+impl Channel {
     pub(super) fn new(
-        inner: tonic::transport::Channel,
+        inner: Traced<tonic::transport::Channel>,
         token: Option<PathBuf>,
         alert: Option<Alert>,
-    ) -> Shown {
-        Shown { inner, token: token.map(Arc::new), alert, answered: Arc::default() }
+    ) -> Channel {
+        Channel { inner, token: token.map(Arc::new), alert, answered: Arc::default() }
     }
 
     /// A call that broke, in words that name the certificate where that may be why.
@@ -50,7 +51,7 @@ impl Shown {
     }
 }
 
-impl Service<http::Request<Body>> for Shown {
+impl Service<http::Request<Body>> for Channel {
     type Response = http::Response<Body>;
     type Error = BoxError;
     type Future = BoxFuture<Self::Response, BoxError>;

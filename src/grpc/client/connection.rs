@@ -19,7 +19,6 @@ use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::Endpoint;
 
 use super::alert::{Alert, Alerting};
-use super::channel::Shown;
 use super::traced::Traced;
 use super::{Channel, root_cause};
 
@@ -59,7 +58,7 @@ pub async fn connect(server: &Server) -> Result<Channel, ConnectError> {
         None => endpoint.connect().await,
     };
     let channel = connected.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))?;
-    Ok(wrapped(channel, server, secure, &endpoint))
+    Ok(wrapped(channel, server, secure))
 }
 
 /// A connection that is made when it is needed: for whoever works on while the service is not
@@ -70,17 +69,14 @@ pub fn connect_lazy(server: &Server) -> Result<Channel, ConnectError> {
         Some(secure) => endpoint.connect_with_connector_lazy(secure.clone()),
         None => endpoint.connect_lazy(),
     };
-    Ok(wrapped(channel, server, secure, &endpoint))
+    Ok(wrapped(channel, server, secure))
 }
 
-fn wrapped(
-    channel: tonic::transport::Channel,
-    server: &Server,
-    secure: Option<Secure>,
-    endpoint: &Endpoint,
-) -> Channel {
-    let alert = secure.filter(|_| server.tls_cert.is_some()).map(|secure| secure.alert);
-    Traced::new(Shown::new(channel, server.token_file.clone(), alert), endpoint.uri().clone())
+fn wrapped(channel: tonic::transport::Channel, server: &Server, secure: Option<Secure>) -> Channel {
+    let shows = server.tls_cert.is_some();
+    // It was read as one before.
+    let channel = Traced::new(channel, server.url.parse().unwrap_or_default());
+    Channel::new(channel, server.token_file.clone(), secure.filter(|_| shows).map(|secure| secure.alert))
 }
 
 /// Where calls go, and for https how.
