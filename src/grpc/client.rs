@@ -22,6 +22,7 @@ mod renewal;
 pub mod runs;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod traced;
 pub mod usage;
 
 pub use channel::Channel;
@@ -78,6 +79,11 @@ impl Failure {
         Failure::made_here(Code::Unavailable, "the service ended the stream".into())
     }
 
+    /// A stream that has gone on for as long as the service lets one; whoever follows asks again.
+    fn is_a_streams_deadline(&self) -> bool {
+        self.reason == "DEADLINE_PASSED"
+    }
+
     fn made_here(broken: Code, message: String) -> Failure {
         Failure {
             code: code(broken),
@@ -124,7 +130,7 @@ fn may_pass(status: &Status) -> bool {
 }
 
 /// A code as the protocol writes it.
-fn code(code: Code) -> &'static str {
+pub(super) fn code(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -4,6 +4,8 @@
 
 mod access;
 mod admin;
+mod adoption;
+mod audit;
 mod brake;
 mod changes;
 mod cli;
@@ -21,7 +23,9 @@ mod hostile;
 mod imports;
 mod invariants;
 mod ledger;
+mod limits;
 mod migrations;
+mod ops;
 mod plan;
 mod plans;
 mod pricebooks;
@@ -32,5 +36,7 @@ mod reading;
 mod rig;
 mod runs;
 mod stage;
+mod stopping;
 mod summaries;
 mod takeover;
+mod telemetry;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Serve;
 use super::access::Guarded;
+use super::stopping::told_to_stop;
 use crate::admin::{self, AdminState};
 use crate::cli::database;
 use crate::domain::outcome::possible_findings;
@@ -21,13 +21,15 @@ use crate::grpc;
 use crate::grpc::server::Serving;
 use crate::metrics::Metrics;
 use crate::service::change_retention::retire_changes;
+use crate::service::observe::observe;
 use crate::service::pricebooks::Pricebooks;
 use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
 use crate::service::record_events::EventIntake;
 use crate::service::scans::Scans;
-use crate::service::schema;
+use crate::service::{schema, table_jobs};
 use crate::store::{DbOptions, Duties};
+use crate::telemetry;
 
 /// RateWindow calls in flight, most of which wait.
 const MAX_RATE_CALLS: usize = 1_000;
@@ -79,6 +81,8 @@ impl Serve {
                 metrics.finding(finding.code.as_str(), finding.severity.as_str(), trigger.as_str(), 0);
             }
         }
+        let shown = metrics.clone();
+        telemetry::export_metrics(move || shown.encode());
         let rater = Arc::new(Rater {
             scans: Scans::of(&db),
             db,
@@ -110,11 +114,14 @@ impl Serve {
         let stop = rater.stop.clone();
         let background = TaskTracker::new();
         let (published, ready) = watch::channel(Readiness::unknown());
-        let mut first_look = ready.clone();
-        background.spawn(readiness::watch(db_options, Timing::default(), published, stop.clone()));
+        let (mut first_look, unready) = (ready.clone(), published.clone());
+        background.spawn(readiness::watch(db_options.clone(), Timing::default(), published, stop.clone()));
         // Checked a moment ago: the first health check must not meet "unknown".
         let _ = tokio::time::timeout(Duration::from_secs(5), first_look.wait_for(Readiness::is_ready)).await;
         let metrics = rater.metrics.clone();
+        let (records, closing_delay, stopped) = (metrics.clone(), self.closing_delay, stop.clone());
+        let seen = ready.clone();
+        background.spawn(async move { observe(db_options, closing_delay, &records, seen, stopped).await });
         let changed = move |books: &Pricebooks| books.publish(&metrics);
         background.spawn(rater.pricebooks.clone().watch(stop.clone(), changed));
         guarded.watch(&background, &stop);
@@ -126,10 +133,13 @@ impl Serve {
         if let Some(kept) = self.change_retention.filter(|_| duties.retention) {
             background.spawn(retire_changes(rater.db.clone(), kept, stop.clone()));
         }
+        let (seen, jobs) = watch::channel(Vec::new());
+        background.spawn(table_jobs::watch(rater.db.clone(), rater.metrics.clone(), seen, stop.clone()));
         let state = AdminState {
             metrics: rater.metrics.clone(),
             readiness: ready.clone(),
             pricebooks: rater.pricebooks.clone(),
+            jobs,
         };
         // The page outlives the drain, which is worth watching.
         let drained = CancellationToken::new();
@@ -141,7 +151,7 @@ impl Serve {
             pricebook_digest = rater.pricebooks.current().book.digest(),
             "listening"
         );
-        let stopping = stop.clone();
+        let left = rater.clone();
         let serving = Serving {
             listener,
             rater: rater.clone(),
@@ -150,48 +160,36 @@ impl Serve {
             access: guarded.layer(),
             open: guarded.open,
             tls: guarded.tls,
+            limits: self.limits.limits(),
         };
+        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len());
         let server = grpc::server::serve(serving, async move {
-            told_to_stop().await;
+            told.await;
+            // First of all, and before anything that takes time.
+            unready.send_modify(|readiness| readiness.stopping = true);
             tracing::info!("stopping: no new calls, what is in flight ends");
-            stopping.cancel();
         });
-        let result = self.drain(server, &rater).await;
+        let result = drain(server, &rater).await;
         drained.cancel();
         background.close();
         let _ = tokio::time::timeout(Duration::from_secs(5), background.wait()).await;
         tracing::info!("stopped");
         result
     }
+}
 
-    /// Lets the server end by itself, and everything that is in flight when it is told to stop
-    /// only for so long: a client that says nothing would hold it for ever.
-    async fn drain(
-        &self,
-        server: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
-        rater: &Rater,
-    ) -> Result<(), String> {
-        let too_long = async {
-            rater.stop.cancelled().await;
-            tokio::time::sleep(self.drain_limit).await;
-        };
-        let in_flight = async {
-            let served = server.await.map_err(|error| format!("the server failed: {error}"));
-            // A failed server leaves runs that still want to end well.
-            rater.stop.cancel();
-            rater.runs.close();
-            rater.runs.wait().await;
-            served
-        };
-        tokio::select! {
-            result = in_flight => result,
-            () = too_long => {
-                let runs = rater.runs.len();
-                tracing::warn!(runs, "the drain limit is over; leaving with calls or runs in flight");
-                Ok(())
-            }
-        }
-    }
+/// Lets the server end by itself, and with it the runs in flight. A client that says nothing would
+/// hold it for ever: the grace ends that.
+async fn drain(
+    server: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
+    rater: &Rater,
+) -> Result<(), String> {
+    let served = server.await.map_err(|error| format!("the server failed: {error}"));
+    // A failed server leaves runs that still want to end well.
+    rater.stop.cancel();
+    rater.runs.close();
+    rater.runs.wait().await;
+    served
 }
 
 /// What the role may not do is not even tried, and said once.
@@ -204,17 +202,5 @@ fn tell_duties(duties: Duties) {
             "the database role may not do all of this: runs without a process and old changes are left to a \
              service whose role may"
         );
-    }
-}
-
-async fn told_to_stop() {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-        tracing::error!("signals can't be watched; the service must be killed to stop it");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }

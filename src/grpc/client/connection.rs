@@ -21,6 +21,7 @@ use tonic::transport::Endpoint;
 use super::alert::{Alert, Alerting};
 use super::channel::Shown;
 use super::renewal::{Ends, Renewal};
+use super::traced::Traced;
 use super::{Channel, root_cause};
 use crate::identity::ends_at;
 
@@ -80,9 +81,12 @@ fn wrapped(
     endpoint: Endpoint,
     secure: Option<Secure>,
 ) -> Channel {
+    // It was read as one before.
+    let url: Uri = server.url.parse().unwrap_or_default();
+    let channel = Traced::new(channel, url.clone());
     let shown = secure.filter(|_| server.tls_cert.is_some()).map(|secure| {
         let (alert, ends) = (secure.alert.clone(), secure.ends.clone());
-        let make = move || endpoint.connect_with_connector_lazy(secure.clone());
+        let make = move || Traced::new(endpoint.connect_with_connector_lazy(secure.clone()), url.clone());
         Shown::new(alert, Renewal::new(channel.clone(), ends, make))
     });
     Channel::new(channel, server.token_file.clone(), shown)

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use chrono::Utc;
-use tonic::transport::Channel;
+
+use super::channel::Inner;
 
 /// A new connection is made so many seconds before the old one's certificate ends.
 const AHEAD: i64 = 5;
@@ -24,8 +25,8 @@ impl Ends {
 
 /// Where calls go, exchanged when it must be. Shared by all clones of a channel.
 pub(super) struct Renewal {
-    make: Box<dyn Fn() -> Channel + Send + Sync>,
-    current: ArcSwap<Channel>,
+    make: Box<dyn Fn() -> Inner + Send + Sync>,
+    current: ArcSwap<Inner>,
     /// Counts the connections.
     generation: AtomicU64,
     ends: Ends,
@@ -41,7 +42,7 @@ impl std::fmt::Debug for Renewal {
 
 impl Renewal {
     /// Begins with `first`; others come from `make`.
-    pub fn new(first: Channel, ends: Ends, make: impl Fn() -> Channel + Send + Sync + 'static) -> Renewal {
+    pub fn new(first: Inner, ends: Ends, make: impl Fn() -> Inner + Send + Sync + 'static) -> Renewal {
         Renewal {
             make: Box::new(make),
             current: ArcSwap::from_pointee(first),
@@ -52,13 +53,13 @@ impl Renewal {
     }
 
     /// The connection for the next call, where it is not the one of `generation`.
-    pub fn newer_than(&self, generation: u64) -> Option<(u64, Channel)> {
+    pub fn newer_than(&self, generation: u64) -> Option<(u64, Inner)> {
         let ends = self.ends.0.load(Ordering::Relaxed);
         if ends != 0 && Utc::now().timestamp() >= ends.saturating_sub(AHEAD) {
             self.renew();
         }
         let now = self.generation.load(Ordering::Acquire);
-        (now != generation).then(|| (now, Channel::clone(&self.current.load())))
+        (now != generation).then(|| (now, Inner::clone(&self.current.load())))
     }
 
     /// The next call goes over a new connection.

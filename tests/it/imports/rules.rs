@@ -14,7 +14,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "store", ours: &["store", "domain"], without: &["tonic", "prost"] },
     Layer {
         name: "service",
-        ours: &["service", "store", "domain", "metrics"],
+        ours: &["service", "store", "domain", "metrics", "telemetry"],
         without: &["sqlx", "tonic", "prost"],
     },
     Layer {
@@ -24,7 +24,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "grpc",
-        ours: &["grpc", "identity", "service", "domain", "proto", "metrics"],
+        ours: &["grpc", "identity", "service", "domain", "proto", "metrics", "telemetry"],
         without: &["sqlx"],
     },
     Layer { name: "spool", ours: &["spool", "domain"], without: &["sqlx", "tonic", "prost"] },
@@ -61,7 +61,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer { name: "admin", ours: &["admin", "service", "metrics"], without: &["sqlx", "tonic", "prost"] },
     Layer { name: "metrics", ours: &["metrics"], without: &["sqlx", "tonic", "prost", "tokio"] },
-    Layer { name: "telemetry", ours: &["telemetry"], without: &["sqlx", "tonic", "prost", "tokio"] },
+    Layer { name: "telemetry", ours: &["telemetry"], without: &["sqlx", "tonic", "prost"] },
     Layer { name: "proto", ours: &[], without: &["sqlx", "tokio"] },
     Layer { name: "proto_json", ours: &["proto", "domain"], without: &["sqlx", "tonic", "tokio"] },
     Layer {
