@@ -18,6 +18,7 @@ mod connection;
 pub mod events;
 pub mod health;
 pub mod rating;
+mod renewal;
 pub mod runs;
 #[cfg(test)]
 pub(crate) mod scripted;
