@@ -15,16 +15,16 @@ use std::fmt;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-mod credentials;
 mod calls;
+mod credentials;
 mod events;
 mod jobs;
 mod pricebook;
 mod records;
 mod runs;
 
-pub use jobs::JobGauges;
 pub use calls::EndedCall;
+pub use jobs::JobGauges;
 pub use runs::RunEvents;
 
 /// The media type of [`Metrics::encode`].
