@@ -81,11 +81,14 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("can't start: {error}")),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let code = cli.command.told().await;
         telemetry::shutdown(FLUSH_WITHIN).await;
         code
-    })
+    });
+    // What blocks, such as a read of a terminal, must not hold the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
 }
 
 impl Command {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::convert::{anomalies, changes, pricebook, rating, runs, summaries, usage};
-use super::deadline::patience;
+use super::deadline::Deadline;
 use super::status::{deadline_passed, routine_only, run_continues, status, unauthenticated};
 use super::stream::{Messages, stream};
 use crate::identity::Refusal;
@@ -54,7 +54,7 @@ impl RatingService for Rating {
         &self,
         request: Request<RateWindowRequest>,
     ) -> Result<Response<RateWindowResponse>, Status> {
-        let patience = patience(request.metadata());
+        let deadline = request.extensions().get::<Deadline>().copied();
         let caller = caller(request.extensions())?;
         let request = rating::rate_request(request.into_inner(), caller.name.clone()).map_err(status)?;
         if !caller.is(Role::Operator) && !request.is_routine_run() {
@@ -68,9 +68,9 @@ impl RatingService for Rating {
                 false => ticket.wait().await,
             }
         };
-        let result = match patience {
+        let result = match deadline {
             None => answer.await,
-            Some(patience) => match tokio::time::timeout(patience, answer).await {
+            Some(deadline) => match tokio::time::timeout_at(deadline.at(), answer).await {
                 Ok(result) => result,
                 Err(_) if dry_run => return Err(deadline_passed()),
                 Err(_) => return Err(run_continues(ticket.run_id())),
@@ -83,15 +83,8 @@ impl RatingService for Rating {
         &self,
         request: Request<ValidatePricebookRequest>,
     ) -> Result<Response<ValidatePricebookResponse>, Status> {
-        let patience = patience(request.metadata());
         let candidate = pricebook::candidate(request.into_inner()).map_err(status)?;
-        let validating = self.rater.validate_pricebook(candidate);
-        let validation = match patience {
-            None => validating.await,
-            Some(patience) => {
-                tokio::time::timeout(patience, validating).await.map_err(|_| deadline_passed())?
-            }
-        };
+        let validation = self.rater.validate_pricebook(candidate).await;
         validation.map(|found| Response::new(pricebook::validation(&found))).map_err(status)
     }
 

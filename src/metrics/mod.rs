@@ -19,6 +19,7 @@ mod calls;
 mod credentials;
 mod events;
 mod jobs;
+mod limits;
 mod pricebook;
 mod records;
 mod runs;
@@ -41,6 +42,7 @@ pub struct Metrics {
     jobs: jobs::Jobs,
     pricebook: pricebook::Pricebook,
     records: records::Records,
+    limits: limits::Limits,
 }
 
 impl Default for Metrics {
@@ -61,6 +63,7 @@ impl Metrics {
             jobs: jobs::Jobs::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
             records: records::Records::registered(&mut registry),
+            limits: limits::Limits::registered(&mut registry),
             registry,
         }
     }

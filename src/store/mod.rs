@@ -17,6 +17,7 @@ mod group_by;
 mod lease;
 pub mod migrations;
 mod observe;
+mod observed;
 mod plan;
 pub mod pricebook;
 mod rated_usage;

@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 
+use opentelemetry::context::{FutureExt, WithContext};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TraceContextExt;
-use opentelemetry::{Context, context::FutureExt, context::WithContext, global};
+use opentelemetry::{Context, Value, global};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -29,6 +30,13 @@ pub fn from_caller(span: &Span, header: impl Fn(&str) -> Option<String>) {
     if caller.span().span_context().is_valid() {
         // An error: it is not exported.
         let _ = span.set_parent(caller);
+    }
+}
+
+/// Adds attributes to a span: more, or of other types, than its fields hold.
+pub fn describe(span: &Span, attributes: impl IntoIterator<Item = (&'static str, Value)>) {
+    if !span.is_disabled() {
+        attributes.into_iter().for_each(|(name, value)| span.set_attribute(name, value));
     }
 }
 
@@ -56,6 +64,13 @@ pub fn carried<F: Future>(work: F) -> WithContext<F> {
 /// Work that goes on with something that was begun elsewhere, in its trace.
 pub fn following<F: Future>(traceparent: Option<&str>, work: F) -> WithContext<F> {
     work.with_context(parsed(traceparent))
+}
+
+/// Says something in a trace that was begun elsewhere, unless it is in one already.
+pub fn inside<T>(traceparent: Option<&str>, say: impl FnOnce() -> T) -> T {
+    let elsewhere = traceparent.filter(|_| !Context::map_current(|context| context.has_active_span()));
+    let _inside = elsewhere.map(|_| parsed(elsewhere).attach());
+    say()
 }
 
 /// The span that this happens in, as W3C's `traceparent`.
@@ -87,8 +102,8 @@ mod tests {
         for wrong in [None, Some(""), Some("00-0-0-01"), Some("\u{0}"), Some("00-ä")] {
             assert_eq!(following(wrong, async { traceparent() }).await, None);
         }
-        let task = following(Some(CALLER), async { tokio::spawn(carried(async { traceparent() })) }).await;
-        assert_eq!(task.await.expect("it ended").as_deref(), Some(CALLER));
+        let elsewhere = async { tokio::spawn(carried(async { traceparent() })).await.expect("it ended") };
+        assert_eq!(following(Some(CALLER), elsewhere).await.as_deref(), Some(CALLER));
         assert_eq!(traceparent(), None);
     }
 }

@@ -31,7 +31,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Registry};
 
-pub use context::{carried, following, from_caller, inject, started_by, traceparent};
+pub use context::{carried, describe, following, from_caller, inject, inside, started_by, traceparent};
 pub use series::export_metrics;
 
 /// What is logged unless somebody asks for something else: sqlx says every statement at info.
@@ -108,6 +108,7 @@ pub fn init_for_command() -> Result<(), InitError> {
 /// exported it is done at once.
 pub async fn shutdown(within: Duration) {
     let Some(exported) = EXPORTED.get().filter(|exported| !exported.is_empty()) else { return };
+    series::look_again();
     let (done, ended) = tokio::sync::oneshot::channel();
     // A thread of its own: they block, and a runtime's end would wait for one of its own.
     let stopping = std::thread::Builder::new().name("telemetry-shutdown".into()).spawn(move || {

@@ -5,14 +5,17 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 use opentelemetry::{KeyValue, global};
 
-/// What all instruments of one collection are read from.
-const FRESH: Duration = Duration::from_secs(1);
+/// How long one reading is good for: that of all instruments of a collection.
+const FRESH: Duration = Duration::from_millis(500);
+/// What was read in an earlier era is over, however fresh: at the end the last word counts.
+static ERA: AtomicU64 = AtomicU64::new(0);
 /// How often it is looked for families that were not there at the start.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -34,17 +37,24 @@ struct Found {
 /// What is read, and when it last was.
 struct Source<E> {
     encode: E,
-    last: Mutex<Option<(Instant, Arc<Vec<Found>>)>>,
+    last: Mutex<Option<Reading>>,
+}
+
+struct Reading {
+    at: Instant,
+    era: u64,
+    found: Arc<Vec<Found>>,
 }
 
 impl<E: Fn() -> Result<String, fmt::Error>> Source<E> {
     fn now(&self) -> Arc<Vec<Found>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let era = ERA.load(Ordering::Relaxed);
         match &*last {
-            Some((at, found)) if at.elapsed() < FRESH => found.clone(),
+            Some(last) if last.era == era && last.at.elapsed() < FRESH => last.found.clone(),
             _ => {
                 let found = Arc::new((self.encode)().map(|text| read(&text)).unwrap_or_default());
-                *last = Some((Instant::now(), found.clone()));
+                *last = Some(Reading { at: Instant::now(), era, found: found.clone() });
                 found
             }
         }
@@ -73,6 +83,11 @@ pub fn export_metrics(encode: impl Fn() -> Result<String, fmt::Error> + Send + S
             add(&source, &mut known);
         }
     });
+}
+
+/// What is exported from now on is read anew.
+pub(super) fn look_again() {
+    ERA.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Makes an instrument of each name that has none yet.

@@ -1,8 +1,10 @@
 //! `rater serve`: the service. Everything is checked before anything listens; SIGTERM drains:
-//! no new calls, the chunk in flight commits, then out, within a limit.
+//! not ready at once, no new calls, what is in flight ends, then out, within a grace.
 
 mod access;
+mod limits;
 mod process;
+mod stopping;
 mod values;
 
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::access::AccessOptions;
+use self::limits::LimitOptions;
 pub(super) use self::values::change_retention;
 use self::values::{lease_ttl, parallel, percent};
 use super::database::DatabaseOptions;
@@ -75,10 +78,6 @@ pub struct Serve {
     /// How long change records are kept for consumers, such as 90d; without it for ever
     #[arg(long, env = "RATER_CHANGE_RETENTION", value_name = "DURATION", value_parser = change_retention)]
     change_retention: Option<Duration>,
-    /// How long a stop waits for calls and chunks in flight
-    #[arg(long, env = "RATER_DRAIN_LIMIT", value_name = "DURATION", default_value = "30s")]
-    #[arg(value_parser = duration::parse)]
-    drain_limit: Duration,
     /// Connections to the database for work; reads have half as many beside them
     #[arg(long, env = "RATER_DATABASE_CONNECTIONS", value_name = "COUNT", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u32).range(4..=1000))]
@@ -87,6 +86,8 @@ pub struct Serve {
     #[arg(long, env = "RATER_MAX_BATCHES", value_name = "COUNT", default_value_t = DEFAULT_MAX_BATCHES as u32)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_batches: u32,
+    #[command(flatten)]
+    limits: LimitOptions,
     /// What is logged, as in RUST_LOG
     #[arg(long, env = "RATER_LOG", value_name = "FILTER", default_value = DEFAULT_FILTER)]
     log: String,

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Serve;
 use super::access::Guarded;
+use super::stopping::told_to_stop;
 use crate::admin::{self, AdminState};
 use crate::cli::database;
 use crate::domain::outcome::possible_findings;
@@ -114,7 +114,7 @@ impl Serve {
         let stop = rater.stop.clone();
         let background = TaskTracker::new();
         let (published, ready) = watch::channel(Readiness::unknown());
-        let mut first_look = ready.clone();
+        let (mut first_look, unready) = (ready.clone(), published.clone());
         background.spawn(readiness::watch(db_options.clone(), Timing::default(), published, stop.clone()));
         // Checked a moment ago: the first health check must not meet "unknown".
         let _ = tokio::time::timeout(Duration::from_secs(5), first_look.wait_for(Readiness::is_ready)).await;
@@ -151,57 +151,45 @@ impl Serve {
             pricebook_digest = rater.pricebooks.current().book.digest(),
             "listening"
         );
-        let stopping = stop.clone();
+        let (serving_rater, left) = (rater.clone(), rater.clone());
+        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len());
         let serving = Serving {
             listener,
-            rater: rater.clone(),
+            rater: serving_rater,
             intake,
             readiness: ready,
             access: guarded.layer(),
             open: guarded.open,
             tls: guarded.tls,
+            limits: self.limits.limits(),
         };
         let server = grpc::server::serve(serving, async move {
-            told_to_stop().await;
+            told.await;
+            // First of all, and before anything that takes time.
+            unready.send_modify(|readiness| readiness.stopping = true);
             tracing::info!("stopping: no new calls, what is in flight ends");
-            stopping.cancel();
         });
-        let result = self.drain(server, &rater).await;
+        let result = drain(server, &rater).await;
         drained.cancel();
         background.close();
         let _ = tokio::time::timeout(Duration::from_secs(5), background.wait()).await;
         tracing::info!("stopped");
         result
     }
+}
 
-    /// Lets the server end by itself, and everything that is in flight when it is told to stop
-    /// only for so long: a client that says nothing would hold it for ever.
-    async fn drain(
-        &self,
-        server: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
-        rater: &Rater,
-    ) -> Result<(), String> {
-        let too_long = async {
-            rater.stop.cancelled().await;
-            tokio::time::sleep(self.drain_limit).await;
-        };
-        let in_flight = async {
-            let served = server.await.map_err(|error| format!("the server failed: {error}"));
-            // A failed server leaves runs that still want to end well.
-            rater.stop.cancel();
-            rater.runs.close();
-            rater.runs.wait().await;
-            served
-        };
-        tokio::select! {
-            result = in_flight => result,
-            () = too_long => {
-                let runs = rater.runs.len();
-                tracing::warn!(runs, "the drain limit is over; leaving with calls or runs in flight");
-                Ok(())
-            }
-        }
-    }
+/// Lets the server end by itself, and with it the runs in flight. A client that says nothing would
+/// hold it for ever: the grace ends that.
+async fn drain(
+    server: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
+    rater: &Rater,
+) -> Result<(), String> {
+    let served = server.await.map_err(|error| format!("the server failed: {error}"));
+    // A failed server leaves runs that still want to end well.
+    rater.stop.cancel();
+    rater.runs.close();
+    rater.runs.wait().await;
+    served
 }
 
 /// What the role may not do is not even tried, and said once.
@@ -214,17 +202,5 @@ fn tell_duties(duties: Duties) {
             "the database role may not do all of this: runs without a process and old changes are left to a \
              service whose role may"
         );
-    }
-}
-
-async fn told_to_stop() {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-        tracing::error!("signals can't be watched; the service must be killed to stop it");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }

@@ -2,7 +2,11 @@
 //! on, in its caller's trace; and nothing of it costs anybody anything, or tells a secret.
 
 mod calls;
+mod collector;
+mod metrics;
 mod receiver;
+mod runs;
+mod secrets;
 
 use tonic::{IntoRequest, Request};
 

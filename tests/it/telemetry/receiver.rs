@@ -1,7 +1,5 @@
 //! A collector: OTLP over gRPC on loopback, which keeps what it is sent.
 
-#![allow(dead_code, reason = "not every helper has a test that needs it at every moment")]
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -78,15 +76,24 @@ pub struct Receiver {
 
 impl Receiver {
     pub async fn start() -> Receiver {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Receiver::start_at("127.0.0.1:0", Server::builder()).await
+    }
+
+    /// Where it is awaited, or with TLS.
+    pub async fn start_at(address: &str, mut server: Server) -> Receiver {
+        let listener = TcpListener::bind(address).await.unwrap();
         let receiver = Receiver { address: listener.local_addr().unwrap(), kept: Arc::default() };
-        let server = Server::builder()
+        let server = server
             .add_service(TraceServiceServer::new(receiver.clone()))
             .add_service(MetricsServiceServer::new(receiver.clone()))
             .add_service(LogsServiceServer::new(receiver.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         receiver
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     pub fn url(&self) -> String {

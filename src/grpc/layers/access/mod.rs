@@ -67,6 +67,7 @@ impl Around for Access {
                 return status::unauthenticated(refusal).into_http();
             }
         };
+        tracing::Span::current().record("enduser.id", &*caller.name);
         let Some(roles) = needed else { return status::unknown_method().into_http() };
         if !roles.iter().any(|role| caller.is(*role)) {
             guard.refused.tell(&caller.name, Some(path), "its roles do not allow it");
