@@ -26,8 +26,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const STALLED_AFTER: Duration = Duration::from_secs(6);
 
 /// Calls that a peer may reset before their answer: so many at once, and so many a second.
-const RESETS: u32 = 1_000;
-const RESETS_A_SECOND: u32 = 20;
+const RESETS: u32 = 500;
+const RESETS_A_SECOND: u32 = 50;
 
 /// Who is at the other end of a connection; in the extensions of each of its requests.
 #[derive(Debug, Clone)]

@@ -186,3 +186,68 @@ impl HttpBody for Arrived {
         Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    /// What is there at once, and then nothing, or the end.
+    struct Says(Option<Bytes>, bool);
+
+    impl HttpBody for Says {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            match self.0.take() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None if self.1 => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    async fn refused(bytes: &'static [u8], ends: bool) -> (Code, String) {
+        let body = Body::new(Says(Some(Bytes::from_static(bytes)), ends));
+        let room = Room::of(What::Request);
+        let status = room.receive(body, Duration::from_millis(50)).await.err().expect("refused");
+        assert_eq!(room.bytes.available_permits(), ALL_BYTES, "its room is given back");
+        let reason = status.get_details_error_info().map(|info| info.reason);
+        let field = || status.get_details_bad_request().map(|bad| bad.field_violations[0].field.clone());
+        (status.code(), reason.or_else(field).expect("a reason or a field"))
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_come_whole_is_told_why() {
+        let words = |code, word: &str| (code, word.to_owned());
+        assert_eq!(
+            refused(b"\0\0\0\0\x05abc", false).await,
+            words(Code::DeadlineExceeded, "REQUEST_TOO_SLOW")
+        );
+        assert_eq!(refused(b"\0\0\0\0\x05abc", true).await, words(Code::Unavailable, "INCOMPLETE"));
+        assert_eq!(refused(b"\0\0\0\0\x01abc", true).await, words(Code::InvalidArgument, "request"));
+        assert_eq!(refused(b"\0\x7f\xff\xff\xff", false).await, words(Code::InvalidArgument, "request"));
+    }
+
+    #[tokio::test]
+    async fn what_crawls_keeps_only_the_room_of_what_it_sent() {
+        let room = Room::of(What::Request);
+        let body = Body::new(Says(Some(Bytes::from_static(b"\0\0\x30\0\0abc")), false));
+        let crawling = room.receive(body, Duration::from_secs(60));
+        drop(tokio::time::timeout(Duration::from_millis(20), crawling).await);
+        let body = Body::new(Says(Some(Bytes::from_static(b"\0\0\0\0\x03abc")), true));
+        let mut whole = room.receive(body, Duration::from_secs(60)).await.ok().expect("whole");
+        assert_eq!(room.bytes.available_permits(), ALL_BYTES - LEAST);
+        let kept = whole.take_room();
+        drop(whole);
+        assert_eq!(room.bytes.available_permits(), ALL_BYTES - LEAST, "kept for longer");
+        drop(kept);
+        assert_eq!(room.bytes.available_permits(), ALL_BYTES);
+    }
+}

@@ -30,7 +30,7 @@ pub struct LimitOptions {
     #[arg(value_parser = at_least_a_second)]
     max_connection_age: Duration,
     /// Calls at once on one connection
-    #[arg(long, env = "RATER_MAX_STREAMS", value_name = "COUNT", default_value_t = 200)]
+    #[arg(long, env = "RATER_MAX_STREAMS", value_name = "COUNT", default_value_t = 1_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_streams: u32,
     /// Calls at once on all of them; more are told to come again
