@@ -17,6 +17,8 @@ WHERE NOT coalesce(hours @> h.start, false)
     AND EXISTS (SELECT FROM billing_event
         WHERE coalesce(event_ts, created_at) >= h.start
             AND coalesce(event_ts, created_at) < h.start + interval '1 hour')
-    AND NOT EXISTS (SELECT FROM rated_usage WHERE window_start = h.start)
+    -- As a range, so that it is looked up an hour at a time, whatever the planner takes the table for.
+    AND NOT EXISTS (SELECT FROM rated_usage
+        WHERE window_start >= h.start AND window_start < h.start + interval '1 hour')
 ORDER BY h.start
 LIMIT 1

@@ -14,8 +14,6 @@ use super::yaml::documents;
 use super::{file, text};
 use crate::harness::run;
 
-/// To come with other parts of the same change; then this goes.
-const AWAITED: [&str; 3] = ["RATER_SHUTDOWN_GRACE", "RATER_TLS_CERT", "RATER_TLS_KEY"];
 const EXAMPLE: &str = "k8s/overlays/example";
 
 /// Every object of a kustomization; `None` where nothing here can render one.
@@ -122,7 +120,7 @@ fn container_faults(container: &Value, fault: &mut impl FnMut(bool, &str)) {
         let name = variable["name"].as_str().unwrap_or("?");
         // With its value, or without where that is nobody's to see.
         let named = ["=", "]"].iter().any(|end| help.contains(&format!("[env: {name}{end}")));
-        let known = named || !name.starts_with("RATER_") || AWAITED.contains(&name);
+        let known = named || !name.starts_with("RATER_");
         fault(!known, &format!("{name} is no variable of `rater {}`", arguments[0]));
     }
 }
