@@ -15,6 +15,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
 
+use super::asked::Asked;
 use super::held::{Ends, Held};
 use super::rate::Rates;
 use super::{Around, Next, Request, Response, pass};
@@ -136,6 +137,8 @@ impl Limited {
             let mut arrived = arrived.unwrap_or_else(|_| Err(deadline_passed()))?;
             room = arrived.take_room();
             body = Body::new(arrived);
+        } else if matches!(kind, Kind::Side(_)) {
+            body = Asked::until(body, deadline.at(), self.stop.clone());
         }
         let answering = pass(next, http::Request::from_parts(head, body));
         let response = match kind {

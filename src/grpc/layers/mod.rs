@@ -3,6 +3,7 @@
 //! and it is bounded ([`limits`]).
 
 pub mod access;
+mod asked;
 pub mod calls;
 mod held;
 pub mod limits;

@@ -49,7 +49,7 @@ mod tests {
         let defect =
             service_fn(async |_: Request| -> Result<Response, Infallible> { panic!("at /src/secret.rs") });
         let response = Panics.around(Request::new(Body::empty()), defect).await;
-        let status = tonic::Status::from_header_map(response.headers()).expect("a status");
+        let status = response.extensions().get::<tonic::Status>().expect("a status");
         assert_eq!(status.code(), Code::Internal);
         assert_eq!(status.get_details_error_info().expect("ours").reason, "INTERNAL");
         assert!(!status.message().contains("secret"));

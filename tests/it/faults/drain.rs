@@ -89,7 +89,7 @@ async fn a_stop_begins_no_chunk_that_was_waiting_for_its_turn() {
 #[tokio::test]
 async fn silent_clients_hold_a_stop_only_to_its_limit() {
     let stage = Stage::new().await;
-    let mut service = stage.service(&["--drain-limit", "1s"]).await;
+    let mut service = stage.service(&["--shutdown-grace", "5s"]).await;
     let mut silent = TcpStream::connect(service.address()).await.unwrap();
     let mut admin = TcpStream::connect(service.admin_address()).await.unwrap();
     let idle = service.channel().await;
