@@ -145,7 +145,7 @@ impl Serve {
             "listening"
         );
         let (serving_rater, left) = (rater.clone(), rater.clone());
-        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len());
+        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len(), drained.clone());
         let serving = Serving {
             listener,
             rater: serving_rater,

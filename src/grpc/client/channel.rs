@@ -12,42 +12,68 @@ use tonic::codegen::http::{self, HeaderValue};
 use tonic::codegen::{BoxFuture, Service};
 
 use super::alert::Alert;
-use super::traced::Traced;
+use super::renewal::Renewal;
 use crate::grpc::status::{certificate_refused, connection_closed, no_token};
 
 /// The longest token that a service takes, in bytes.
 const MAX_TOKEN: usize = 8 * 1024;
+/// The code, as it travels.
+const UNAUTHENTICATED: &str = "16";
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A connection to a service, which reconnects by itself. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Channel {
-    inner: Traced<tonic::transport::Channel>,
+    inner: tonic::transport::Channel,
     /// The file of a bearer token, read for each call: tokens are exchanged often.
     token: Option<Arc<PathBuf>>,
-    /// Where a certificate is shown: what the service said of it, and whether it ever answered.
-    alert: Option<Alert>,
-    answered: Arc<AtomicBool>,
+    /// Where a certificate is shown.
+    shown: Option<Shown>,
 }
 
-impl Channel {
-    pub(super) fn new(
-        inner: Traced<tonic::transport::Channel>,
-        token: Option<PathBuf>,
-        alert: Option<Alert>,
-    ) -> Channel {
-        Channel { inner, token: token.map(Arc::new), alert, answered: Arc::default() }
+/// What comes of showing a certificate.
+#[derive(Debug, Clone)]
+pub(super) struct Shown {
+    /// What the service said of it.
+    alert: Alert,
+    /// Whether it ever answered.
+    answered: Arc<AtomicBool>,
+    renewal: Arc<Renewal>,
+    /// Which connection `inner` is.
+    generation: u64,
+}
+
+impl Shown {
+    pub(super) fn new(alert: Alert, renewal: Renewal) -> Shown {
+        Shown { alert, answered: Arc::default(), renewal: Arc::new(renewal), generation: 0 }
+    }
+
+    /// A call was answered; one that knew nobody asks for a new connection.
+    fn answered(&self, response: &http::Response<Body>) {
+        self.answered.store(true, Ordering::Relaxed);
+        if response.headers().get("grpc-status").is_some_and(|code| code == UNAUTHENTICATED) {
+            self.renewal.renew();
+        }
     }
 
     /// A call that broke, in words that name the certificate where that may be why.
     fn broken(&self, error: tonic::transport::Error) -> BoxError {
-        let Some(alert) = &self.alert else { return error.into() };
-        match alert.take() {
+        match self.alert.take() {
             Some(alert) => certificate_refused(&alert).into(),
             None if self.answered.load(Ordering::Relaxed) => error.into(),
             None => connection_closed().into(),
         }
+    }
+}
+
+impl Channel {
+    pub(super) fn new(
+        inner: tonic::transport::Channel,
+        token: Option<PathBuf>,
+        shown: Option<Shown>,
+    ) -> Channel {
+        Channel { inner, token: token.map(Arc::new), shown }
     }
 }
 
@@ -57,6 +83,11 @@ impl Service<http::Request<Body>> for Channel {
     type Future = BoxFuture<Self::Response, BoxError>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if let Some(shown) = &mut self.shown
+            && let Some((generation, newer)) = shown.renewal.newer_than(shown.generation)
+        {
+            (shown.generation, self.inner) = (generation, newer);
+        }
         self.inner.poll_ready(context).map_err(Into::into)
     }
 
@@ -69,12 +100,13 @@ impl Service<http::Request<Body>> for Channel {
                 let why = |why| no_token(&format!("--token-file {}: {why}", path.display()));
                 request.headers_mut().insert(AUTHORIZATION, bearer(path).await.map_err(why)?);
             }
-            match ready.inner.call(request).await {
-                Ok(response) => {
-                    ready.answered.store(true, Ordering::Relaxed);
+            match (ready.inner.call(request).await, ready.shown) {
+                (Ok(response), shown) => {
+                    shown.iter().for_each(|shown| shown.answered(&response));
                     Ok(response)
                 }
-                Err(error) => Err(ready.broken(error)),
+                (Err(error), Some(shown)) => Err(shown.broken(error)),
+                (Err(error), None) => Err(error.into()),
             }
         })
     }

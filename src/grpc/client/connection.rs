@@ -19,8 +19,11 @@ use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::Endpoint;
 
 use super::alert::{Alert, Alerting};
+use super::channel::Shown;
+use super::renewal::{Ends, Renewal};
 use super::traced::Traced;
 use super::{Channel, root_cause};
+use crate::identity::ends_at;
 
 /// Where a service is, and what this side shows to it.
 #[derive(Debug, Clone, Default)]
@@ -53,30 +56,39 @@ pub enum ConnectError {
 /// Connects now, so that a server that isn't there is told before anything starts.
 pub async fn connect(server: &Server) -> Result<Channel, ConnectError> {
     let (endpoint, secure) = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    let connected = match &secure {
-        Some(secure) => endpoint.connect_with_connector(secure.clone()).await,
+    let connected = match secure.clone() {
+        Some(secure) => endpoint.connect_with_connector(secure).await,
         None => endpoint.connect().await,
     };
     let channel = connected.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))?;
-    Ok(wrapped(channel, server, secure))
+    Ok(wrapped(channel, server, endpoint, secure))
 }
 
 /// A connection that is made when it is needed: for whoever works on while the service is not
 /// there yet. What is wrong with the URL, or with what TLS needs, is an error at once.
 pub fn connect_lazy(server: &Server) -> Result<Channel, ConnectError> {
     let (endpoint, secure) = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    let channel = match &secure {
-        Some(secure) => endpoint.connect_with_connector_lazy(secure.clone()),
+    let channel = match secure.clone() {
+        Some(secure) => endpoint.connect_with_connector_lazy(secure),
         None => endpoint.connect_lazy(),
     };
-    Ok(wrapped(channel, server, secure))
+    Ok(wrapped(channel, server, endpoint, secure))
 }
 
-fn wrapped(channel: tonic::transport::Channel, server: &Server, secure: Option<Secure>) -> Channel {
-    let shows = server.tls_cert.is_some();
+fn wrapped(
+    channel: tonic::transport::Channel,
+    server: &Server,
+    endpoint: Endpoint,
+    secure: Option<Secure>,
+) -> Channel {
+    let shown = secure.filter(|_| server.tls_cert.is_some()).map(|secure| {
+        let (alert, ends) = (secure.alert.clone(), secure.ends.clone());
+        let make = move || endpoint.connect_with_connector_lazy(secure.clone());
+        Shown::new(alert, Renewal::new(channel.clone(), ends, make))
+    });
+    let channel = super::channel::Channel::new(channel, server.token_file.clone(), shown);
     // It was read as one before.
-    let channel = Traced::new(channel, server.url.parse().unwrap_or_default());
-    Channel::new(channel, server.token_file.clone(), secure.filter(|_| shows).map(|secure| secure.alert))
+    Traced::new(channel, server.url.parse().unwrap_or_default())
 }
 
 /// Where calls go, and for https how.
@@ -105,7 +117,8 @@ fn endpoint(server: &Server) -> Result<(Endpoint, Option<Secure>), String> {
         return Ok((endpoint, None));
     }
     config(server)?;
-    Ok((endpoint, Some(Secure { server: Arc::new(server.clone()), alert: Alert::default() })))
+    let server = Arc::new(server.clone());
+    Ok((endpoint, Some(Secure { server, alert: Alert::default(), ends: Ends::default() })))
 }
 
 /// What does not go together.
@@ -133,8 +146,8 @@ fn host(url: &Uri) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// The client's side of TLS, as its files are now.
-fn config(server: &Server) -> Result<ClientConfig, String> {
+/// The client's side of TLS, as its files are now, and when the certificate ends that it shows.
+fn config(server: &Server) -> Result<(ClientConfig, Option<i64>), String> {
     let Some(path) = &server.tls_ca else {
         return Err("https needs --tls-ca or RATER_TLS_CA: the PEM file of the server's authority".into());
     };
@@ -146,9 +159,11 @@ fn config(server: &Server) -> Result<ClientConfig, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots);
+    let mut ends = None;
     let mut config = match (&server.tls_cert, &server.tls_key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("--tls-cert", certificate)?;
+            ends = chain.first().and_then(ends_at);
             let private = PrivateKeyDer::from_pem_slice(&read("--tls-key", key)?)
                 .map_err(|_| format!("--tls-key {}: no private key in PEM is in it", key.display()))?;
             builder
@@ -159,7 +174,7 @@ fn config(server: &Server) -> Result<ClientConfig, String> {
         _ => return Err("--tls-cert and --tls-key go together".into()),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
+    Ok((config, ends))
 }
 
 fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -183,6 +198,7 @@ fn read(option: &str, path: &Path) -> Result<Vec<u8>, String> {
 struct Secure {
     server: Arc<Server>,
     alert: Alert,
+    ends: Ends,
 }
 
 impl Service<Uri> for Secure {
@@ -195,10 +211,11 @@ impl Service<Uri> for Secure {
     }
 
     fn call(&mut self, url: Uri) -> Self::Future {
-        let (server, alert) = (self.server.clone(), self.alert.clone());
+        let (server, alert, shown) = (self.server.clone(), self.alert.clone(), self.ends.clone());
         Box::pin(async move {
             let config = tokio::task::spawn_blocking(move || config(&server)).await?;
-            let config = config.map_err(io::Error::other)?;
+            let (config, ends) = config.map_err(io::Error::other)?;
+            shown.at(ends.unwrap_or_default());
             let host = host(&url).to_owned();
             let stream = TcpStream::connect((host.as_str(), url.port_u16().unwrap_or(443))).await?;
             stream.set_nodelay(true)?;

@@ -1,12 +1,15 @@
 //! The command line shows who it is.
 
 use std::fs;
+use std::time::Duration;
 
 use chrono::Utc;
+use rater::grpc::client::connect;
 use serde_json::json;
+use tonic::Code;
 
-use super::guarded::{Files, Guarded, subject, uri};
-use super::pki::{Pair, Valid};
+use super::guarded::{Files, Guarded, LIST_RUNS, call, subject, uri};
+use super::pki::{Authority, Pair, Valid};
 use super::tokens::claims;
 use crate::harness::{self, Output, Process};
 use crate::rig::eventually;
@@ -90,7 +93,7 @@ fn a_token_is_not_sent_where_it_could_be_read_on_its_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sender_that_lives_long_shows_the_token_and_the_certificate_that_are_there_now() {
+async fn a_sender_that_lives_long_shows_the_token_that_is_there_now() {
     let rig = Files::new().serve(&[]).await;
     let files = &rig.files;
     let (token, spool) = (files.path("token"), files.path("spool"));
@@ -119,4 +122,44 @@ async fn a_sender_that_lives_long_shows_the_token_and_the_certificate_that_are_t
     files.write("token", &files.signer.token(&subject("ingest")));
     eventually("the new token counts", async || stored().await == 1).await;
     drop(process);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_lives_long_shows_its_new_certificate_before_the_old_one_ends() {
+    let rig = Files::new().serve(&[]).await;
+    let name = format!("uri:{}", uri("operator"));
+    let old = rig.files.client_ca.issue(&[&name], Valid::For(Duration::from_secs(8)));
+    let server = rig.files.client(&rig.url(), Some(&old));
+    let channel = connect(&server).await.unwrap();
+    let asked = async || call(channel.clone(), LIST_RUNS, &[], &[]).await.map(|(code, _)| code);
+    assert_eq!(asked().await, Ok(Code::Ok));
+    let new = rig.files.client_ca.issue(&[&name], Valid::Now);
+    fs::write(server.tls_key.unwrap(), &new.key).unwrap();
+    fs::write(server.tls_cert.unwrap(), &new.certificate).unwrap();
+    // Somebody who goes on with the old one tells when it has ended.
+    let stays = rig.connect(Some(&old)).await.unwrap();
+    let mut calls = 0;
+    eventually("the old certificate has ended", async || {
+        assert_eq!(asked().await, Ok(Code::Ok), "after {calls} calls");
+        calls += 1;
+        call(stays.clone(), LIST_RUNS, &[], &[]).await.map(|(code, _)| code) != Ok(Code::Ok)
+    })
+    .await;
+    assert_eq!(asked().await, Ok(Code::Ok));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_known_no_more_comes_back_with_the_certificate_that_is_there_now() {
+    let rig = Files::new().serve(&[]).await;
+    let server = rig.files.client(&rig.url(), Some(&rig.files.certificate("operator")));
+    let channel = connect(&server).await.unwrap();
+    let asked = async || call(channel.clone(), LIST_RUNS, &[], &[]).await.map(|(code, _)| code);
+    assert_eq!(asked().await, Ok(Code::Ok));
+    let next = Authority::new("next");
+    rig.files.write("client-ca.pem", &next.certificate);
+    eventually("the authority is gone", async || asked().await != Ok(Code::Ok)).await;
+    let new = next.issue(&[&format!("uri:{}", uri("operator"))], Valid::Now);
+    fs::write(server.tls_key.unwrap(), &new.key).unwrap();
+    fs::write(server.tls_cert.unwrap(), &new.certificate).unwrap();
+    eventually("it is known again", async || asked().await == Ok(Code::Ok)).await;
 }

@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, Request};
-use rater::grpc::client::{Channel, Failure, Server, connect};
+use rater::grpc::client::{Failure, Server};
 use tempfile::TempDir;
 use tonic::codegen::Body as _;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 
 use super::pki::{Authority, Pair, Valid};
@@ -134,9 +135,17 @@ impl Guarded {
         format!("https://{}", self.service.address())
     }
 
-    /// A connection, with a certificate or without one.
+    /// Somebody else's client, with a certificate or without one: it keeps its connection, whatever
+    /// comes of it.
     pub async fn connect(&self, shown: Option<&Pair>) -> Result<Channel, String> {
-        connect(&self.files.client(&self.url(), shown)).await.map_err(|error| error.to_string())
+        let ca = fs::read(self.files.path("server-ca.pem")).unwrap();
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        if let Some(pair) = shown {
+            tls = tls.identity(Identity::from_pem(&pair.certificate, &pair.key));
+        }
+        let endpoint = Endpoint::from_shared(self.url()).unwrap().tls_config(tls);
+        let connected = endpoint.map_err(|error| format!("{error:?}"))?.connect().await;
+        connected.map_err(|error| format!("{error:?}"))
     }
 
     pub async fn metric(&self, series: &str) -> Option<String> {
@@ -151,20 +160,32 @@ impl Guarded {
     }
 }
 
+/// A connection of any client.
+pub trait Caller:
+    tonic::codegen::Service<
+        Request<tonic::body::Body>,
+        Response = axum::http::Response<tonic::body::Body>,
+        Error: std::fmt::Debug,
+    > + Clone
+{
+}
+
+impl<S> Caller for S where
+    S: tonic::codegen::Service<
+            Request<tonic::body::Body>,
+            Response = axum::http::Response<tonic::body::Body>,
+            Error: std::fmt::Debug,
+        > + Clone
+{
+}
+
 /// A call's code and reason. An error: there was no connection to make it over.
-pub async fn call<S>(
+pub async fn call<S: Caller>(
     mut channel: S,
     path: &str,
     headers: &[(&str, &str)],
     message: &[u8],
-) -> Result<(Code, String), String>
-where
-    S: tonic::codegen::Service<
-            Request<tonic::body::Body>,
-            Response = axum::http::Response<tonic::body::Body>,
-        >,
-    S::Error: std::fmt::Debug,
-{
+) -> Result<(Code, String), String> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     let framed = [&[0][..], &length, message].concat();
     let mut request = Request::builder().method("POST").uri(path);

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use chrono::Utc;
-use rater::grpc::client::Channel;
 use serde_json::json;
 use tonic::Code;
+use tonic::transport::Channel;
 
 use super::guarded::{Files, Guarded, ROLES, call, call_as, subject, uri};
 use super::pki::{Authority, Pair, Valid, self_signed};

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rater::grpc::client::{Channel, Server, connect};
+use rater::grpc::client::{Server, connect};
 use tonic::Code;
 
-use super::guarded::{Files, Guarded, LIST_RUNS, call, call_as, identities, subject, uri};
+use super::guarded::{Caller, Files, Guarded, LIST_RUNS, call, call_as, identities, subject, uri};
 use super::pki::{Authority, Valid};
 use super::tokens::Signer;
 use crate::rig::eventually;
 
-async fn code(channel: &Channel) -> Result<Code, String> {
+async fn code<S: Caller>(channel: &S) -> Result<Code, String> {
     call(channel.clone(), LIST_RUNS, &[], &[]).await.map(|(code, _)| code)
 }
 

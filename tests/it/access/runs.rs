@@ -1,9 +1,10 @@
 //! What an orchestrator may begin, and whose a run is.
 
 use prost::Message;
-use rater::grpc::client::{Channel, Failure};
+use rater::grpc::client::Failure;
 use rater::proto::rating_service_client::RatingServiceClient;
 use rater::proto::*;
+use tonic::transport::Channel;
 
 use super::guarded::{Files, Guarded, subject, uri};
 use crate::rig::{BOOK, backfill, routine};
