@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use crate::telemetry;
 
+pub mod audit;
 pub mod bytes;
 pub mod client;
 pub mod console;
@@ -20,10 +21,12 @@ pub mod filter;
 mod follow;
 mod group;
 pub mod health;
+mod job;
 pub mod migrate;
 pub mod output;
 pub mod progress;
 pub mod rate;
+pub mod retention;
 pub mod rows;
 pub mod runs;
 #[cfg(test)]
@@ -52,6 +55,8 @@ enum Command {
     Migrate(migrate::Migrate),
     Rate(Box<rate::Rate>),
     Runs(runs::Runs),
+    Audit(Box<audit::Audit>),
+    Retention(retention::Retention),
     Validate(validate::Validate),
     Usage(usage::Usage),
     Events(events::Events),
@@ -106,7 +111,12 @@ impl Command {
             Command::Usage(_) => Some("rater usage"),
             Command::Events(events) => (!events.logs()).then_some("rater events"),
             Command::DeadLetters(_) => Some("rater dead-letters"),
-            Command::Serve(_) | Command::Migrate(_) | Command::Validate(_) | Command::Health(_) => None,
+            Command::Serve(_)
+            | Command::Migrate(_)
+            | Command::Audit(_)
+            | Command::Retention(_)
+            | Command::Validate(_)
+            | Command::Health(_) => None,
         }
     }
 
@@ -116,6 +126,8 @@ impl Command {
             Command::Migrate(migrate) => migrate.run().await,
             Command::Rate(rate) => rate.run().await,
             Command::Runs(runs) => runs.run().await,
+            Command::Audit(audit) => audit.run().await,
+            Command::Retention(retention) => retention.run().await,
             Command::Validate(validate) => validate.run(),
             Command::Usage(usage) => usage.run().await,
             Command::Events(events) => events.run().await,

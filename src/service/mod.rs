@@ -1,12 +1,14 @@
 //! Use cases: what an RPC does, without gRPC. One file each.
 
 pub mod anomalies;
+pub mod audit;
 pub mod caller;
 mod cancel_run;
 pub mod change_retention;
 pub mod change_stream;
 mod dry_run;
 mod error;
+pub mod observe;
 mod page;
 mod page_token;
 pub mod pricebooks;
@@ -21,6 +23,7 @@ pub mod scans;
 pub mod schema;
 pub mod stored_text;
 pub mod summaries;
+pub mod table_jobs;
 mod takeover;
 pub mod watch_run;
 

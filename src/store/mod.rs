@@ -2,6 +2,7 @@
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
 mod anomalies;
+mod audit;
 mod change_feed;
 mod change_listener;
 mod change_retention;
@@ -15,6 +16,7 @@ pub mod events;
 mod group_by;
 mod lease;
 pub mod migrations;
+mod observe;
 mod observed;
 mod plan;
 pub mod pricebook;
@@ -24,10 +26,12 @@ mod run;
 mod run_end;
 mod run_record;
 mod summary;
+mod table_job;
 mod takeover;
 mod usage_change;
 
 pub use anomalies::{AnomalyGroup, AnomalyPageKey, AnomalyQuery};
+pub use audit::{AuditKey, AuditTotal, Disagreement, LISTED};
 pub use change_feed::{BatchPart, Feed, FeedBatch, FeedPlace, FeedSnapshot};
 pub use change_listener::ChangeListener;
 pub use change_retention::{InHand, RetireStep};
@@ -38,11 +42,13 @@ pub use duties::Duties;
 pub use error::Error;
 pub use group_by::{GroupBy, Period};
 pub use lease::{Holder, Lease};
+pub use observe::{EndedRuns, Leases, OpenRuns};
 pub use rated_usage::{UsageFilter, UsageKey, UsageRow};
 pub use rating_statement::{Rated, Rules, Wanted};
 pub use run::{Begun, Known, NewRun};
 pub use run_end::{Failure, Leaves};
 pub use run_record::{RunFilter, RunKey, RunRecord};
 pub use summary::{Summary, SummaryKey, SummaryOrder, SummaryQuery};
+pub use table_job::{Claimed, JobBatch, JobClaim, JobRecord, JobStart, JobStep};
 pub use takeover::{Legacy, Taken};
 pub use usage_change::UsageChange;

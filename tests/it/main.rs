@@ -4,6 +4,8 @@
 
 mod access;
 mod admin;
+mod adoption;
+mod audit;
 mod brake;
 mod changes;
 mod cli;
@@ -23,6 +25,7 @@ mod invariants;
 mod ledger;
 mod limits;
 mod migrations;
+mod ops;
 mod plan;
 mod plans;
 mod pricebooks;

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use self::access::AccessOptions;
 use self::limits::LimitOptions;
-use self::values::{change_retention, lease_ttl, parallel, percent};
+pub(super) use self::values::change_retention;
+
+use self::values::{lease_ttl, parallel, percent};
 use super::database::DatabaseOptions;
 use super::duration;
 use super::fail;

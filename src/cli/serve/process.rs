@@ -21,12 +21,13 @@ use crate::grpc;
 use crate::grpc::server::Serving;
 use crate::metrics::Metrics;
 use crate::service::change_retention::retire_changes;
+use crate::service::observe::observe;
 use crate::service::pricebooks::Pricebooks;
 use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
 use crate::service::record_events::EventIntake;
 use crate::service::scans::Scans;
-use crate::service::schema;
+use crate::service::{schema, table_jobs};
 use crate::store::{DbOptions, Duties};
 use crate::telemetry;
 
@@ -114,10 +115,13 @@ impl Serve {
         let background = TaskTracker::new();
         let (published, ready) = watch::channel(Readiness::unknown());
         let (mut first_look, unready) = (ready.clone(), published.clone());
-        background.spawn(readiness::watch(db_options, Timing::default(), published, stop.clone()));
+        background.spawn(readiness::watch(db_options.clone(), Timing::default(), published, stop.clone()));
         // Checked a moment ago: the first health check must not meet "unknown".
         let _ = tokio::time::timeout(Duration::from_secs(5), first_look.wait_for(Readiness::is_ready)).await;
         let metrics = rater.metrics.clone();
+        let (records, closing_delay, stopped) = (metrics.clone(), self.closing_delay, stop.clone());
+        let seen = ready.clone();
+        background.spawn(async move { observe(db_options, closing_delay, &records, seen, stopped).await });
         let changed = move |books: &Pricebooks| books.publish(&metrics);
         background.spawn(rater.pricebooks.clone().watch(stop.clone(), changed));
         guarded.watch(&background, &stop);
@@ -129,26 +133,30 @@ impl Serve {
         if let Some(kept) = self.change_retention.filter(|_| duties.retention) {
             background.spawn(retire_changes(rater.db.clone(), kept, stop.clone()));
         }
+        let (seen, jobs) = watch::channel(Vec::new());
+        background.spawn(table_jobs::watch(rater.db.clone(), rater.metrics.clone(), seen, stop.clone()));
         let state = AdminState {
             metrics: rater.metrics.clone(),
             readiness: ready.clone(),
             pricebooks: rater.pricebooks.clone(),
+            jobs,
         };
         // The page outlives the drain, which is worth watching.
         let drained = CancellationToken::new();
         background.spawn(admin::serve(admin_listener, state, drained.clone()));
         let intake = EventIntake::new(rater.db.clone(), self.max_batches as usize, rater.metrics.clone());
+        // Before it is said that it listens: whoever reads that may stop it at once.
+        let left = rater.clone();
+        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len(), drained.clone());
         tracing::info!(
             %address,
             %admin_address,
             pricebook_digest = rater.pricebooks.current().book.digest(),
             "listening"
         );
-        let (serving_rater, left) = (rater.clone(), rater.clone());
-        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len(), drained.clone());
         let serving = Serving {
             listener,
-            rater: serving_rater,
+            rater: rater.clone(),
             intake,
             readiness: ready,
             access: guarded.layer(),
