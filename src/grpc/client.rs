@@ -25,8 +25,10 @@ pub(crate) mod scripted;
 mod traced;
 pub mod usage;
 
-pub use channel::Channel;
 pub use connection::{ConnectError, Server, connect, connect_lazy};
+
+/// A connection to a service, which reconnects by itself. Cheap to clone.
+pub type Channel = traced::Traced<channel::Channel>;
 
 /// The innermost error, which says what happened; the outer ones say "transport error".
 fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {

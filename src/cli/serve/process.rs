@@ -145,13 +145,15 @@ impl Serve {
         let drained = CancellationToken::new();
         background.spawn(admin::serve(admin_listener, state, drained.clone()));
         let intake = EventIntake::new(rater.db.clone(), self.max_batches as usize, rater.metrics.clone());
+        // Before it is said that it listens: whoever reads that may stop it at once.
+        let left = rater.clone();
+        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len(), drained.clone());
         tracing::info!(
             %address,
             %admin_address,
             pricebook_digest = rater.pricebooks.current().book.digest(),
             "listening"
         );
-        let left = rater.clone();
         let serving = Serving {
             listener,
             rater: rater.clone(),
@@ -162,7 +164,6 @@ impl Serve {
             tls: guarded.tls,
             limits: self.limits.limits(),
         };
-        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len());
         let server = grpc::server::serve(serving, async move {
             told.await;
             // First of all, and before anything that takes time.

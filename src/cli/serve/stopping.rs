@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// Resolves at SIGTERM or Ctrl-C. From then on the process ends within `grace`, whatever hangs, and
-/// at once when it is told again; with exit code 1. `in_flight` counts the runs that it leaves.
+/// at once when it is told again; with exit code 1. `in_flight` counts the runs that it leaves. Once it
+/// is `drained` only telemetry is on its way out, and nothing is cut off but that: exit code 0.
 pub(super) fn told_to_stop(
     grace: Duration,
     in_flight: impl Fn() -> usize + Send + 'static,
+    drained: CancellationToken,
 ) -> impl Future<Output = ()> {
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (tell, told) = oneshot::channel();
@@ -34,6 +37,9 @@ pub(super) fn told_to_stop(
             Ok(()) => "told to stop once more",
             Err(_) => "the grace is over",
         };
+        if drained.is_cancelled() {
+            exit(0);
+        }
         tracing::warn!(why, runs = in_flight(), "stopping hard, with calls or runs in flight");
         exit(1);
     });

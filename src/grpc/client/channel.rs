@@ -13,7 +13,6 @@ use tonic::codegen::{BoxFuture, Service};
 
 use super::alert::Alert;
 use super::renewal::Renewal;
-use super::traced::Traced;
 use crate::grpc::status::{certificate_refused, connection_closed, no_token};
 
 /// The longest token that a service takes, in bytes.
@@ -21,14 +20,12 @@ const MAX_TOKEN: usize = 8 * 1024;
 /// The code, as it travels.
 const UNAUTHENTICATED: &str = "16";
 
-/// A connection, whose calls are told.
-pub(super) type Inner = Traced<tonic::transport::Channel>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A connection to a service, which reconnects by itself. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Channel {
-    inner: Inner,
+    inner: tonic::transport::Channel,
     /// The file of a bearer token, read for each call: tokens are exchanged often.
     token: Option<Arc<PathBuf>>,
     /// Where a certificate is shown.
@@ -71,7 +68,11 @@ impl Shown {
 }
 
 impl Channel {
-    pub(super) fn new(inner: Inner, token: Option<PathBuf>, shown: Option<Shown>) -> Channel {
+    pub(super) fn new(
+        inner: tonic::transport::Channel,
+        token: Option<PathBuf>,
+        shown: Option<Shown>,
+    ) -> Channel {
         Channel { inner, token: token.map(Arc::new), shown }
     }
 }

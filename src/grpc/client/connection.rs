@@ -81,15 +81,14 @@ fn wrapped(
     endpoint: Endpoint,
     secure: Option<Secure>,
 ) -> Channel {
-    // It was read as one before.
-    let url: Uri = server.url.parse().unwrap_or_default();
-    let channel = Traced::new(channel, url.clone());
     let shown = secure.filter(|_| server.tls_cert.is_some()).map(|secure| {
         let (alert, ends) = (secure.alert.clone(), secure.ends.clone());
-        let make = move || Traced::new(endpoint.connect_with_connector_lazy(secure.clone()), url.clone());
+        let make = move || endpoint.connect_with_connector_lazy(secure.clone());
         Shown::new(alert, Renewal::new(channel.clone(), ends, make))
     });
-    Channel::new(channel, server.token_file.clone(), shown)
+    let channel = super::channel::Channel::new(channel, server.token_file.clone(), shown);
+    // It was read as one before.
+    Traced::new(channel, server.url.parse().unwrap_or_default())
 }
 
 /// Where calls go, and for https how.

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use chrono::Utc;
-
-use super::channel::Inner;
+use tonic::transport::Channel;
 
 /// A new connection is made so many seconds before the old one's certificate ends.
 const AHEAD: i64 = 5;
@@ -25,8 +24,8 @@ impl Ends {
 
 /// Where calls go, exchanged when it must be. Shared by all clones of a channel.
 pub(super) struct Renewal {
-    make: Box<dyn Fn() -> Inner + Send + Sync>,
-    current: ArcSwap<Inner>,
+    make: Box<dyn Fn() -> Channel + Send + Sync>,
+    current: ArcSwap<Channel>,
     /// Counts the connections.
     generation: AtomicU64,
     ends: Ends,
@@ -42,7 +41,7 @@ impl std::fmt::Debug for Renewal {
 
 impl Renewal {
     /// Begins with `first`; others come from `make`.
-    pub fn new(first: Inner, ends: Ends, make: impl Fn() -> Inner + Send + Sync + 'static) -> Renewal {
+    pub fn new(first: Channel, ends: Ends, make: impl Fn() -> Channel + Send + Sync + 'static) -> Renewal {
         Renewal {
             make: Box::new(make),
             current: ArcSwap::from_pointee(first),
@@ -53,13 +52,13 @@ impl Renewal {
     }
 
     /// The connection for the next call, where it is not the one of `generation`.
-    pub fn newer_than(&self, generation: u64) -> Option<(u64, Inner)> {
+    pub fn newer_than(&self, generation: u64) -> Option<(u64, Channel)> {
         let ends = self.ends.0.load(Ordering::Relaxed);
         if ends != 0 && Utc::now().timestamp() >= ends.saturating_sub(AHEAD) {
             self.renew();
         }
         let now = self.generation.load(Ordering::Acquire);
-        (now != generation).then(|| (now, Inner::clone(&self.current.load())))
+        (now != generation).then(|| (now, Channel::clone(&self.current.load())))
     }
 
     /// The next call goes over a new connection.

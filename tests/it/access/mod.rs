@@ -2,7 +2,7 @@
 
 mod clients;
 mod forms;
-mod guarded;
+pub mod guarded;
 mod matrix;
 mod pki;
 mod reloads;

@@ -6,6 +6,7 @@ use rater::proto::{GetRunRequest, ListRunsRequest, StreamRatedUsageChangesReques
 use tonic::Code;
 
 use super::{CALLER, Receiver, TRACE, service, traced};
+use crate::access::guarded::{Files, subject};
 use crate::harness::{rater, run_in};
 use crate::rig::http_get;
 use crate::stage::{Stage, until};
@@ -36,6 +37,28 @@ async fn a_call_is_a_span_in_its_callers_trace() {
     let resource = receiver.resources().remove(0);
     assert_eq!((&resource["service.name"], resource["service.version"].is_empty()), (&"rater".into(), false));
     assert!(!resource["service.instance.id"].is_empty());
+}
+
+#[tokio::test]
+async fn a_call_tells_who_made_it_and_not_by_which_token() {
+    let (stage, receiver) = (Stage::new().await, Receiver::start().await);
+    let files = Files::new();
+    let identities = files.path("identities.yaml");
+    let arguments = ["--identities", identities.to_str().unwrap()];
+    let service = service(&stage, &receiver.url(), &[], &arguments).await;
+    let mut client = service.client_rating().await;
+    client.list_runs(traced(ListRunsRequest::default())).await.unwrap_err();
+    let token = files.signer.token(&subject("operator"));
+    let mut request = traced(ListRunsRequest::default());
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    client.list_runs(request).await.unwrap();
+    let spans = receiver.wait_for("rating.v1.RatingService/ListRuns", 2).await;
+    let codes: Vec<_> = spans.iter().map(|span| span.attribute("rpc.response.status_code")).collect();
+    assert_eq!(codes, ["UNAUTHENTICATED", "OK"]);
+    assert!(!spans[0].attributes.contains_key("enduser.id"));
+    assert_eq!(spans[1].attribute("enduser.id"), subject("operator"));
+    let signature = token.rsplit('.').next().unwrap();
+    assert!(!receiver.everything().contains(signature));
 }
 
 #[tokio::test]
