@@ -8,7 +8,7 @@
 --
 --     rater_reader     reads rated usage, its changes, runs and anomalies: with SQL alone, or
 --                      through a service that serves readers
---     rater_rating     rates, and retires old changes
+--     rater_rating     rates, audits, and retires old changes
 --     rater_ingest     stores events
 --     rater_migrator   owns the schema; `rater migrate`
 --
@@ -61,6 +61,8 @@ GRANT SELECT ON rated_usage TO rater_reader;
 GRANT SELECT ON rated_usage_change, change_batch, change_feed TO rater_reader;
 -- GetRun, ListRuns and WatchRun: the record, and the sum of its committed chunks.
 GRANT SELECT ON rating_run, rating_run_chunk TO rater_reader;
+-- How far work over whole tables is (metrics, readiness), and what the audit found.
+GRANT SELECT ON table_job, audit_total, audit_disagreement TO rater_reader;
 -- ListAnomalies.
 GRANT SELECT ON rating_anomaly TO rater_reader;
 -- GetPricebook, of one that priced a row before.
@@ -94,6 +96,11 @@ GRANT UPDATE (state, resumed_at, finished_at, error_reason, error_message, remai
 -- Retention: old changes are deleted, their batches, and how far is written down first.
 GRANT DELETE ON rated_usage_change, change_batch TO rater_rating;
 GRANT UPDATE (retired_through) ON change_feed TO rater_rating;
+-- How far retention and the audit are, in their own transactions.
+GRANT UPDATE ON table_job TO rater_rating;
+-- What the audit finds; each begins by forgetting what the last one found.
+GRANT INSERT, DELETE ON audit_total, audit_disagreement TO rater_rating;
+GRANT UPDATE (rows, billed, over_billed, under_billed) ON audit_total TO rater_rating;
 
 -- ------------------------------------------------------------------------------------- ingest
 

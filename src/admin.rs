@@ -20,6 +20,7 @@ use crate::metrics::{self, Metrics};
 use crate::service::pricebooks::Pricebooks;
 use crate::service::readiness::Readiness;
 use crate::service::rfc3339;
+use crate::service::table_jobs::JobReport;
 
 /// How long a stop waits for answers under way. A client that never finishes its request
 /// would hold it for ever.
@@ -34,6 +35,8 @@ pub struct AdminState {
     pub readiness: watch::Receiver<Readiness>,
     /// The pricebook in force.
     pub pricebooks: Arc<Pricebooks>,
+    /// Work over whole tables, as [`crate::service::table_jobs::watch`] publishes it.
+    pub jobs: watch::Receiver<Vec<JobReport>>,
 }
 
 /// Serves until it is told to stop.
@@ -85,12 +88,12 @@ fn encoded(text: Result<String, std::fmt::Error>) -> Response {
 async fn readyz(State(state): State<AdminState>) -> (StatusCode, String) {
     let readiness = state.readiness.borrow().clone();
     let code = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, report(&readiness, &state.pricebooks))
+    (code, report(&readiness, &state.pricebooks, &state.jobs.borrow()))
 }
 
 /// A line a check. A refused pricebook is told, and no reason to be unready: the one in force
 /// prices on.
-fn report(readiness: &Readiness, pricebooks: &Pricebooks) -> String {
+fn report(readiness: &Readiness, pricebooks: &Pricebooks, jobs: &[JobReport]) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let mut line = |name: &str, said: &str| _ = writeln!(text, "{name}: {said}");
@@ -105,6 +108,10 @@ fn report(readiness: &Readiness, pricebooks: &Pricebooks) -> String {
         ),
     };
     line("pricebook", &format!("{pricebook} (digest {})", pricebooks.current().book.digest()));
+    // No reason to be unready either.
+    for job in jobs.iter().filter(|job| job.is_open()) {
+        line(&format!("job {}", job.job), &job.to_string());
+    }
     if readiness.stopping {
         line("service", "stopping");
     }

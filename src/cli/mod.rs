@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod audit;
 pub mod bytes;
 pub mod client;
 pub mod console;
@@ -16,10 +17,12 @@ pub mod filter;
 mod follow;
 mod group;
 pub mod health;
+mod job;
 pub mod migrate;
 pub mod output;
 pub mod progress;
 pub mod rate;
+pub mod retention;
 pub mod rows;
 pub mod runs;
 #[cfg(test)]
@@ -45,6 +48,8 @@ enum Command {
     Migrate(migrate::Migrate),
     Rate(Box<rate::Rate>),
     Runs(runs::Runs),
+    Audit(Box<audit::Audit>),
+    Retention(retention::Retention),
     Validate(validate::Validate),
     Usage(usage::Usage),
     Events(events::Events),
@@ -75,6 +80,8 @@ pub fn main() -> ExitCode {
             Command::Migrate(migrate) => migrate.run().await,
             Command::Rate(rate) => rate.run().await,
             Command::Runs(runs) => runs.run().await,
+            Command::Audit(audit) => audit.run().await,
+            Command::Retention(retention) => retention.run().await,
             Command::Validate(validate) => validate.run(),
             Command::Usage(usage) => usage.run().await,
             Command::Events(events) => events.run().await,

@@ -70,7 +70,7 @@ impl Rater {
             plan_hash: String::new(),
         };
         let rules = Rules { book: &book, trigger: run.trigger, basis: run.basis };
-        let wanted = Wanted { hashes: true, details: true };
+        let wanted = Wanted { hashes: true, details: true, audit: false };
         let too_large = |_| Error::Store(store::Error::CostOutOfRange);
         let mut sum = Sum::default();
         for chunk in run.window.chunks(self.config.chunk_hours) {

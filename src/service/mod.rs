@@ -1,6 +1,7 @@
 //! Use cases: what an RPC does, without gRPC. One file each.
 
 pub mod anomalies;
+pub mod audit;
 pub mod caller;
 mod cancel_run;
 pub mod change_retention;
@@ -21,6 +22,7 @@ pub mod scans;
 pub mod schema;
 pub mod stored_text;
 pub mod summaries;
+pub mod table_jobs;
 mod takeover;
 pub mod watch_run;
 

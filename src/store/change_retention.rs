@@ -1,35 +1,35 @@
-//! Retiring old change records, a short transaction a step. The mark moves before anything goes
+//! Retiring old change records, a batch of the job at a time. The mark moves before anything goes
 //! (`change_feed.retired_through`): a reader that sees a record missing sees the mark, too. The
-//! batch at the mark stays, as the place of readers that have all of it. A step that is cut short
-//! is no step; the next one, of any process, goes on.
+//! batch at the mark stays, as the place of readers that have all of it. A record that can't be
+//! deleted stays behind the mark, where nobody reads it any more.
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::table_job::JobBatch;
 use super::{Db, Error};
 
-/// Batches that a step can retire.
+/// Batches of changes that a step can retire.
 const BATCHES_A_STEP: i64 = 100;
-/// A step takes milliseconds; whatever holds it up must not make it hold up others.
-const STEP_LIMIT: &str = "10s";
 
 /// What was retired, and whether there may be more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetireStep {
-    /// Records.
-    pub changes: u64,
-    /// Batches whose last records they were.
-    pub batches: u64,
+    /// Records that were looked at.
+    pub records: i64,
+    /// Those of them that something of the database's kept from being deleted.
+    pub kept: i64,
     /// How far the batch in hand is, if one is cut up.
     pub in_hand: Option<InHand>,
     /// Nothing is left to retire, or another process is at it.
     pub done: bool,
 }
 
-/// A batch of which only a part is retired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A batch of changes of which only a part is retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InHand {
     batch_id: Uuid,
     /// Records up to this one are gone: the next step need not look for them.
@@ -37,29 +37,87 @@ pub struct InHand {
 }
 
 impl Db {
+    /// How many records are older than `keep`.
+    pub async fn changes_to_retire(&self, keep: Duration) -> Result<i64, Error> {
+        Ok(sqlx::query_scalar!(
+            r#"SELECT coalesce(sum(changes), 0)::bigint AS "rows!" FROM change_batch, change_feed
+               WHERE position > retired_through
+                   AND changed_at < clock_timestamp() - $1::bigint * interval '1 millisecond'"#,
+            millis(keep)
+        )
+        .fetch_one(&self.pool)
+        .await?)
+    }
+}
+
+impl JobBatch {
     /// Retires at most `most` records of batches older than `keep`, the oldest first. `in_hand` is
     /// what the last step said, if there was one.
-    pub async fn retire_step(
-        &self,
+    pub async fn retire(
+        &mut self,
         keep: Duration,
         most: i64,
         in_hand: Option<InHand>,
     ) -> Result<RetireStep, Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query!("SELECT set_config('statement_timeout', $1, true)", STEP_LIMIT)
-            .fetch_one(&mut *tx)
-            .await?;
-        let mark = sqlx::query_scalar!("SELECT retired_through FROM change_feed FOR UPDATE SKIP LOCKED");
-        let Some(mark) = mark.fetch_optional(&mut *tx).await? else {
+        let tx = &mut self.tx;
+        let Some(mark) = lock_mark(tx).await? else {
             return Ok(RetireStep { done: true, ..RetireStep::default() });
         };
-        let step = match go_on(&mut tx, mark, most, in_hand).await? {
-            Some(step) => step,
-            None => begin(&mut tx, mark, keep, most).await?,
-        };
-        tx.commit().await?;
-        Ok(step)
+        match go_on(tx, mark, most, in_hand).await? {
+            Some(step) => Ok(step),
+            None => begin(tx, mark, keep, most).await,
+        }
     }
+
+    /// Passes over the next record, which can't be deleted.
+    pub async fn pass_over_change(
+        &mut self,
+        keep: Duration,
+        in_hand: Option<InHand>,
+    ) -> Result<RetireStep, Error> {
+        let tx = &mut self.tx;
+        let Some(mark) = lock_mark(tx).await? else {
+            return Ok(RetireStep { done: true, ..RetireStep::default() });
+        };
+        let next = sqlx::query!(
+            r#"SELECT b.batch_id, (
+                   SELECT min(ordinal) FROM rated_usage_change c
+                   WHERE c.batch_id = b.batch_id AND ordinal > CASE WHEN b.batch_id = $2 THEN $3::bigint ELSE 0 END
+               ) AS ordinal
+               FROM change_batch b WHERE position = $1"#,
+            mark,
+            in_hand.map(|hand| hand.batch_id),
+            in_hand.map_or(0, |hand| hand.through)
+        );
+        let next = next.fetch_optional(&mut **tx).await?;
+        if let Some((batch_id, through)) = next.and_then(|next| Some((next.batch_id, next.ordinal?))) {
+            let in_hand = Some(InHand { batch_id, through });
+            return Ok(RetireStep { records: 1, kept: 1, in_hand, done: false });
+        }
+        // It is the first of the next batch: from now on that one is in hand.
+        let next = sqlx::query!(
+            "SELECT position, batch_id FROM change_batch
+             WHERE position > $1 AND changed_at < clock_timestamp() - $2::bigint * interval '1 millisecond'
+             ORDER BY position LIMIT 1",
+            mark,
+            millis(keep)
+        );
+        let Some(next) = next.fetch_optional(&mut **tx).await? else {
+            return Ok(RetireStep { done: true, ..RetireStep::default() });
+        };
+        move_mark(tx, next.position).await?;
+        let in_hand = Some(InHand { batch_id: next.batch_id, through: 0 });
+        Ok(RetireStep { in_hand, ..RetireStep::default() })
+    }
+}
+
+fn millis(keep: Duration) -> i64 {
+    i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)
+}
+
+async fn lock_mark(connection: &mut PgConnection) -> Result<Option<i64>, Error> {
+    let mark = sqlx::query_scalar!("SELECT retired_through FROM change_feed FOR UPDATE SKIP LOCKED");
+    Ok(mark.fetch_optional(connection).await?)
 }
 
 /// The batch at the mark, if anything of it is left.
@@ -69,11 +127,11 @@ async fn go_on(
     most: i64,
     in_hand: Option<InHand>,
 ) -> Result<Option<RetireStep>, Error> {
-    let at_mark = sqlx::query!("SELECT batch_id, changes FROM change_batch WHERE position = $1", mark);
-    let Some(batch) = at_mark.fetch_optional(&mut *connection).await? else { return Ok(None) };
-    let gone = in_hand.filter(|hand| hand.batch_id == batch.batch_id).map_or(0, |hand| hand.through);
-    let step = cut(connection, (batch.batch_id, batch.changes), gone, most).await?;
-    Ok(Some(step).filter(|step| step.changes > 0))
+    let at_mark = sqlx::query_scalar!("SELECT batch_id FROM change_batch WHERE position = $1", mark);
+    let Some(batch_id) = at_mark.fetch_optional(&mut *connection).await? else { return Ok(None) };
+    let gone = in_hand.filter(|hand| hand.batch_id == batch_id).map_or(0, |hand| hand.through);
+    let step = cut(connection, batch_id, gone, most).await?;
+    Ok(Some(step).filter(|step| step.records > 0))
 }
 
 /// The next batches that are old enough: several small ones, or the beginning of a large one.
@@ -88,7 +146,7 @@ async fn begin(
                changed_at < clock_timestamp() - $2::bigint * interval '1 millisecond' AS "old!"
            FROM change_batch WHERE position > $1 ORDER BY position LIMIT $3"#,
         mark,
-        i64::try_from(keep.as_millis()).unwrap_or(i64::MAX),
+        millis(keep),
         BATCHES_A_STEP
     )
     .fetch_all(&mut *connection)
@@ -104,13 +162,16 @@ async fn begin(
     };
     move_mark(connection, last.position).await?;
     if whole.is_empty() {
-        return cut(connection, (last.batch_id, last.changes), 0, most).await;
+        return cut(connection, last.batch_id, 0, most).await;
     }
     let gone = sqlx::query!("DELETE FROM rated_usage_change WHERE batch_id = ANY ($1)", &whole)
         .execute(&mut *connection)
         .await?;
-    let batches = whole.len() as u64;
-    Ok(RetireStep { changes: gone.rows_affected(), batches, ..RetireStep::default() })
+    let records = next.iter().take(whole.len()).map(|batch| batch.changes).sum();
+    let kept = records - i64::try_from(gone.rows_affected()).unwrap_or(i64::MAX);
+    // The mark's batch has nothing left to look for.
+    let in_hand = Some(InHand { batch_id: last.batch_id, through: i64::MAX });
+    Ok(RetireStep { records, kept: kept.max(0), in_hand, done: false })
 }
 
 async fn move_mark(connection: &mut PgConnection, position: i64) -> Result<(), Error> {
@@ -119,21 +180,23 @@ async fn move_mark(connection: &mut PgConnection, position: i64) -> Result<(), E
     Ok(())
 }
 
-/// The first records of a batch of that size after those that are gone.
+/// The first records of a batch after those that are gone.
 async fn cut(
     connection: &mut PgConnection,
-    (batch_id, size): (Uuid, i64),
+    batch_id: Uuid,
     gone: i64,
     most: i64,
 ) -> Result<RetireStep, Error> {
     let cut = sqlx::query!(
-        r#"WITH gone AS (
-               DELETE FROM rated_usage_change WHERE batch_id = $1 AND ordinal IN (
-                   SELECT ordinal FROM rated_usage_change WHERE batch_id = $1 AND ordinal > $2
-                   ORDER BY ordinal LIMIT $3)
+        r#"WITH next AS MATERIALIZED (
+               SELECT ordinal FROM rated_usage_change WHERE batch_id = $1 AND ordinal > $2
+               ORDER BY ordinal LIMIT $3
+           ), gone AS (
+               DELETE FROM rated_usage_change WHERE batch_id = $1 AND ordinal IN (SELECT ordinal FROM next)
                RETURNING ordinal
            )
-           SELECT count(*) AS "changes!", max(ordinal) AS through FROM gone"#,
+           SELECT (SELECT count(*) FROM next) AS "records!", (SELECT max(ordinal) FROM next) AS through,
+               (SELECT count(*) FROM gone) AS "gone!""#,
         batch_id,
         gone,
         most
@@ -141,6 +204,5 @@ async fn cut(
     .fetch_one(connection)
     .await?;
     let in_hand = cut.through.map(|through| InHand { batch_id, through });
-    let batches = u64::from(cut.through == Some(size));
-    Ok(RetireStep { changes: cut.changes.unsigned_abs(), batches, in_hand, done: false })
+    Ok(RetireStep { records: cut.records, kept: cut.records - cut.gone, in_hand, done: false })
 }

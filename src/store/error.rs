@@ -85,6 +85,25 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
+    /// Whether it is about the rows in hand, so that fewer or others of them may do better: what
+    /// they hold, what forbids to change them, or how long they take.
+    pub fn is_about_rows(&self) -> bool {
+        match self {
+            Error::Cancelled(_) | Error::CostOutOfRange | Error::Inconsistent(_) => true,
+            // Data, a constraint, a trigger's refusal, a page that is damaged.
+            Error::Internal(sqlx::Error::Database(db)) => db.code().is_some_and(|code| {
+                matches!(code.get(..2), Some("22" | "23" | "27" | "44" | "P0"))
+                    || matches!(&*code, "XX001" | "XX002")
+            }),
+            _ => false,
+        }
+    }
+
+    /// Whether it passes by itself, and the same is to be tried again.
+    pub fn passes(&self) -> bool {
+        matches!(self, Error::Unavailable(_) | Error::OutcomeUnknown(_))
+    }
+
     /// A connection that says nothing any more, and was not asked to commit.
     pub fn gone() -> Error {
         Error::Unavailable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))

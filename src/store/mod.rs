@@ -2,6 +2,7 @@
 //! statements are in `sql/`, checked at compile time against the migrated schema.
 
 mod anomalies;
+mod audit;
 mod change_feed;
 mod change_listener;
 mod change_retention;
@@ -23,10 +24,12 @@ mod run;
 mod run_end;
 mod run_record;
 mod summary;
+mod table_job;
 mod takeover;
 mod usage_change;
 
 pub use anomalies::{AnomalyGroup, AnomalyPageKey, AnomalyQuery};
+pub use audit::{AuditKey, AuditTotal, Disagreement, LISTED};
 pub use change_feed::{BatchPart, Feed, FeedBatch, FeedPlace, FeedSnapshot};
 pub use change_listener::ChangeListener;
 pub use change_retention::{InHand, RetireStep};
@@ -43,5 +46,6 @@ pub use run::{Begun, Known, NewRun};
 pub use run_end::{Failure, Leaves};
 pub use run_record::{RunFilter, RunKey, RunRecord};
 pub use summary::{Summary, SummaryKey, SummaryOrder, SummaryQuery};
+pub use table_job::{Claimed, JobBatch, JobClaim, JobRecord, JobStart, JobStep};
 pub use takeover::{Legacy, Taken};
 pub use usage_change::UsageChange;

@@ -42,6 +42,8 @@ pub struct Wanted {
     pub hashes: bool,
     /// The changes by model and by customer, and the traffic by model.
     pub details: bool,
+    /// What is held against what the events say.
+    pub audit: bool,
 }
 
 /// What a chunk did, or would do.
@@ -134,6 +136,7 @@ struct Row {
     hour_hashes: Option<Vec<Vec<u8>>>,
     cost_changes: Option<Json<Vec<CostRow>>>,
     traffic: Option<Json<Vec<TrafficRow>>>,
+    audit: Option<String>,
 }
 
 impl Row {
@@ -197,13 +200,42 @@ pub(super) async fn traffic(
 ) -> Result<Traffic, Error> {
     // With these, no row that is held keeps its rates or its cost.
     let rules = Rules { book, trigger: Trigger::Backfill, basis: RateBasis::Pricebook };
-    let wanted = Wanted { hashes: false, details: true };
+    let wanted = Wanted { details: true, ..Wanted::default() };
     let mut row = ask(connection, window, rules, None, wanted).await?;
     row.check_unwritten()?;
     // The only money of held rows among the counts; adopted rows may hold any.
     row.previous_cost = Money::ZERO.to_string();
     let counts = conserved(counts!(row))?;
     Ok(Traffic { cost: counts.total_cost, models: models(row.traffic) })
+}
+
+/// What an audit finds in an hour: how much it read, and the rest for the audit's own tables.
+pub(super) struct Audited {
+    /// Events and rollups.
+    pub rows: i64,
+    /// JSON: `totals` and the first `rows` that do not agree.
+    pub found: String,
+}
+
+/// Holds what is held of an hour against what its events say, at the rows' own rates, whatever
+/// they are in. Nothing is written.
+pub(super) async fn audit(
+    connection: &mut PgConnection,
+    hour: Window,
+    book: &Pricebook,
+) -> Result<Audited, Error> {
+    let rules = Rules { book, trigger: Trigger::Backfill, basis: RateBasis::Frozen };
+    let wanted = Wanted { audit: true, ..Wanted::default() };
+    let mut row = ask(connection, hour, rules, None, wanted).await?;
+    row.check_unwritten()?;
+    // Adopted rows may hold any money; sums over them are not asked for here.
+    for money in [&mut row.previous_cost, &mut row.total_cost] {
+        *money = Money::ZERO.to_string();
+    }
+    let found = row.audit.take().ok_or(Error::Inconsistent("an audit said nothing"))?;
+    let counts = conserved(counts!(row))?;
+    let held = counts.updated_rollups + counts.unchanged_rollups + counts.reconciled_deletions;
+    Ok(Audited { rows: counts.events + held, found })
 }
 
 async fn ask(
@@ -244,7 +276,8 @@ async fn ask(
         &hours,
         writer.is_some(),
         wanted.hashes,
-        wanted.details
+        wanted.details,
+        wanted.audit
     )
     .fetch_one(connection)
     .await

@@ -50,7 +50,9 @@ impl Admin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
-        let state = AdminState { metrics: metrics.clone(), readiness: seen, pricebooks: pricebooks.clone() };
+        let (_, jobs) = watch::channel(Vec::new());
+        let state =
+            AdminState { metrics: metrics.clone(), readiness: seen, pricebooks: pricebooks.clone(), jobs };
         let task = tokio::spawn(admin::serve(listener, state, stop.clone()));
         let log = Arc::new(tempfile::tempfile().unwrap());
         Admin { dir, address, metrics, pricebooks, readiness, stop, task, log }

@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
 mod admin;
+mod adoption;
+mod audit;
 mod brake;
 mod changes;
 mod cli;

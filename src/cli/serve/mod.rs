@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::values::{change_retention, lease_ttl, parallel, percent};
+pub(super) use self::values::change_retention;
+use self::values::{lease_ttl, parallel, percent};
 use super::database::DatabaseOptions;
 use super::duration;
 use super::fail;

@@ -25,7 +25,7 @@ use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
 use crate::service::record_events::EventIntake;
 use crate::service::scans::Scans;
-use crate::service::schema;
+use crate::service::{schema, table_jobs};
 use crate::store::{DbOptions, Duties};
 
 /// RateWindow calls in flight, most of which wait.
@@ -121,10 +121,13 @@ impl Serve {
         if let Some(kept) = self.change_retention.filter(|_| duties.retention) {
             background.spawn(retire_changes(rater.db.clone(), kept, stop.clone()));
         }
+        let (seen, jobs) = watch::channel(Vec::new());
+        background.spawn(table_jobs::watch(rater.db.clone(), rater.metrics.clone(), seen, stop.clone()));
         let state = AdminState {
             metrics: rater.metrics.clone(),
             readiness: ready.clone(),
             pricebooks: rater.pricebooks.clone(),
+            jobs,
         };
         // The page outlives the drain, which is worth watching.
         let drained = CancellationToken::new();

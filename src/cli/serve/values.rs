@@ -15,7 +15,7 @@ pub(super) fn lease_ttl(text: &str) -> Result<Duration, String> {
 }
 
 /// A shorter one would expire a first copy that is being read, and a longer one is none.
-pub(super) fn change_retention(text: &str) -> Result<Duration, String> {
+pub(in crate::cli) fn change_retention(text: &str) -> Result<Duration, String> {
     const DAY: u64 = 24 * 3600;
     match duration::parse(text)? {
         kept if kept < Duration::from_secs(60) => Err("must be at least 1m".into()),

@@ -32,7 +32,7 @@ struct Brake {
 
 impl Limits {
     pub fn wanted(&self) -> Wanted {
-        Wanted { hashes: self.plan.is_some(), details: false }
+        Wanted { hashes: self.plan.is_some(), ..Wanted::default() }
     }
 
     /// A chunk's changes are those of the plan.
@@ -107,7 +107,7 @@ impl Execution<'_> {
         hashes: bool,
     ) -> Result<(Done, Vec<HourHash>), Error> {
         let (mut all, mut newest_first) = (before.clone(), Vec::new());
-        let wanted = Wanted { hashes, details: false };
+        let wanted = Wanted { hashes, ..Wanted::default() };
         for chunk in chunks {
             let _slot = self.rater.slot().await?;
             self.rater.db.may_go_on(&self.lease).await?;

@@ -15,6 +15,7 @@
 --          prompt, cached, completion; an empty rate: named by the pricebook, and unpriced
 --  $22     the chunk's hours           $23 write; else this is a plan
 --  $24     hash each hour's changes    $25 break the changes down, and list the traffic
+--  $26     hold what is held against what the events say: an audit
 WITH
 -- Small hash tables, each hour by the index. Nothing here can overflow: sums of int4 are int8,
 -- and the cached tokens that a prompt covers stand in for prompt - cached.
@@ -373,6 +374,38 @@ anomaly_kept AS (
         prompt_tokens = excluded.prompt_tokens, cached_tokens = excluded.cached_tokens,
         completion_tokens = excluded.completion_tokens,
         sample_request_id = excluded.sample_request_id, run_id = excluded.run_id
+),
+-- An audit's view of the changes: the fresh tokens at the row's own rates, where it has them all
+-- and they are money. What an adopted row does not state can't disagree.
+compared AS (
+    SELECT c.*,
+        CASE WHEN held_cost >= 0 AND held_cost < 1e16 THEN held_cost END AS billed,
+        CASE
+            WHEN operation = 'delete' THEN 0
+            WHEN num_nulls(held_prompt_rate, held_cached_rate, held_completion_rate) = 0
+                AND least(held_prompt_rate, held_cached_rate, held_completion_rate) >= 0
+                AND greatest(held_prompt_rate, held_cached_rate, held_completion_rate) < 1e16
+            THEN billable_prompt_tokens * held_prompt_rate + cached_tokens * held_cached_rate
+                + completion_tokens * held_completion_rate
+            ELSE new_cost
+        END AS fresh_cost,
+        coalesce(held_currency_code::text, CASE WHEN operation = 'insert' THEN $8::text ELSE '' END) AS currency,
+        CASE
+            WHEN operation = 'insert' THEN 'events_missing_row'
+            WHEN operation = 'delete' AND (held_window_start, held_auth_id, held_resource_id, held_model_id)
+                IN (SELECT window_start, auth_id, resource_id, model_id FROM withheld) THEN 'events_not_priced'
+            WHEN operation = 'delete' THEN 'events_extra_row'
+            WHEN (held_event_count <> event_count OR held_prompt_tokens <> prompt_tokens
+                OR held_cached_tokens <> cached_tokens OR held_completion_tokens <> completion_tokens
+                OR held_billable_prompt_tokens <> billable_prompt_tokens) IS TRUE THEN 'events_tokens'
+        END AS difference
+    FROM changes c
+    WHERE $26
+),
+disagreeing AS MATERIALIZED (
+    SELECT c.*, coalesce(difference, 'events_cost') AS finding
+    FROM compared c
+    WHERE difference IS NOT NULL OR held_cost IS DISTINCT FROM fresh_cost
 )
 SELECT
     (SELECT coalesce(sum(events), 0)::bigint FROM scan) AS "events!",
@@ -421,7 +454,32 @@ SELECT
                     AS base_models
             FROM classified WHERE kind <> 'unattributable' GROUP BY model
         ) t
-    ) END AS "traffic: Json<Vec<TrafficRow>>"
+    ) END AS "traffic: Json<Vec<TrafficRow>>",
+    CASE WHEN $26 THEN json_build_object(
+        'totals', (
+            SELECT coalesce(json_agg(t), '[]') FROM (
+                SELECT finding, currency AS currency_code, count(*) AS rows, coalesce(sum(billed), 0) AS billed,
+                    coalesce(sum(greatest(coalesce(billed, 0) - fresh_cost, 0)), 0) AS over_billed,
+                    coalesce(sum(greatest(fresh_cost - coalesce(billed, 0), 0)), 0) AS under_billed
+                FROM disagreeing GROUP BY finding, currency
+            ) t
+        ),
+        'rows', (
+            SELECT coalesce(json_agg(r), '[]') FROM (
+                SELECT finding, key_window_start AS window_start, key_auth_id AS auth_id,
+                    key_resource_id AS resource_id, key_model_id AS model_id,
+                    coalesce(held_price_class, 'standard') AS price_class, currency AS currency_code,
+                    billed, fresh_cost AS expected,
+                    format('it has %s events, %s prompt, %s cached, %s completion tokens; '
+                        'by its events it has %s, %s, %s, %s',
+                        coalesce(held_event_count::text, 'no'), coalesce(held_prompt_tokens::text, 'no'),
+                        coalesce(held_cached_tokens::text, 'no'), coalesce(held_completion_tokens::text, 'no'),
+                        coalesce(event_count, 0), coalesce(prompt_tokens, 0), coalesce(cached_tokens, 0),
+                        coalesce(completion_tokens, 0)) AS detail
+                FROM disagreeing ORDER BY ordinal LIMIT 1000
+            ) r
+        )
+    )::text END AS audit
 FROM (
     SELECT
         coalesce(sum(event_count), 0)::bigint AS rated_events,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use rater::domain::event::RawEvent;
 use rater::domain::window::{Asked, Trigger};
+use rater::service::audit::{self, AuditRequest, Audited};
+use rater::service::change_retention::{Retired, retire};
 use rater::service::change_stream::{ChangeFeed, Wanted};
 use rater::service::pricebooks::Pricebooks;
 use rater::service::rate_window::{RateRequest, Rater, RatingConfig};
@@ -16,6 +18,7 @@ use rater::store::{Db, DbOptions, Error, Failure, Lease, Leaves, Taken, priceboo
 use sqlx::postgres::PgPool;
 use sqlx::{AssertSqlSafe, FromRow};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::Ground;
 use crate::stage::event;
@@ -127,6 +130,8 @@ impl Duty {
         runs::list_runs(db, &Default::default(), 1, "").await?;
         anomalies::list_anomalies(db, &scans, &Default::default(), 1, "").await?;
         pricebook::find(db, "x").await?;
+        audit::status(db).await?;
+        db.disagreements(1).await?;
         let wanted = Wanted { cursor: self.cursor.clone(), ..Wanted::default() };
         ChangeFeed::new(db.clone(), Default::default(), 1).stream(wanted).await?;
         Ok(())
@@ -157,8 +162,25 @@ impl Duty {
         self.without_lease(self.db.store_plan(&lease, &[[0; 32]]).await)?;
         self.db.claim_telling("nobody").await?;
         self.takes_over().await?;
-        let retired = self.db.retire_step(Duration::ZERO, 1_000, None).await?;
-        assert!(retired.changes > 0, "{retired:?}");
+        self.jobs().await
+    }
+
+    /// Retention, and an audit that finds something of everything and can't read a row.
+    async fn jobs(&self) -> Result<(), Failed> {
+        let stop = CancellationToken::new();
+        assert_eq!(retire(&self.db, Duration::ZERO, &stop).await?, Retired::Done);
+        self.prepare(
+            "INSERT INTO billing_event (request_id, auth_id, resource_id, model, prompt_tokens, event_ts)
+             VALUES ('r-2', 'b', 'r', 'acme/large', 1, '2026-06-01T00:00Z') ON CONFLICT DO NOTHING",
+        )
+        .await;
+        for _ in 0..2 {
+            let book = Some(self.books.current().book.as_ref().clone());
+            let request = AuditRequest { book, anew: true, ..AuditRequest::default() };
+            assert_eq!(audit::audit(&self.db, &request, &stop).await?, Audited::Done);
+            assert!(!audit::status(&self.db).await?.agrees());
+            self.db.disagreements(1).await?;
+        }
         Ok(())
     }
 
@@ -166,6 +188,7 @@ impl Duty {
         // What a duty that failed half-way has left behind, and rollups, so that there are changes.
         self.prepare(
             "DELETE FROM rating_lease; DELETE FROM rating_run; DELETE FROM rated_usage;
+             DELETE FROM billing_event WHERE request_id = 'r-2';
              INSERT INTO billing_event (request_id, auth_id, resource_id, model, prompt_tokens, event_ts)
              VALUES ('r-0', 'a', 'r', 'acme/large', 1, '2026-06-01T00:00Z'),
                 ('r-1', 'a', 'r', 'acme/large', 1, '2026-06-01T01:00Z') ON CONFLICT DO NOTHING",

@@ -152,6 +152,12 @@ async fn another_programs_tables_with_our_names_are_neither_used_nor_dropped() {
     schema::check(&db).await.unwrap();
     schema::down(&db).await.unwrap();
     assert_eq!(row(database.pool(), "SELECT count(*) FROM public.pricebook").await, "1");
+
+    let (database, db) = with("CREATE TABLE table_job (job int); INSERT INTO table_job VALUES (1)").await;
+    let line = schema::up(&db).await.unwrap_err().to_string();
+    assert!(line.starts_with("the schema public has another program's table_job; rename that"), "{line}");
+    schema::down(&db).await.unwrap();
+    assert_eq!(row(database.pool(), "SELECT count(*) FROM table_job").await, "1");
 }
 
 #[tokio::test]

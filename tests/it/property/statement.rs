@@ -152,6 +152,7 @@ async fn chunk(
         .bind(write)
         .bind(true)
         .bind(!write)
+        .bind(false)
         .fetch_one(connection)
         .await
 }
