@@ -31,6 +31,7 @@ mod proxy;
 mod rate_window;
 mod reading;
 mod rig;
+mod rollout;
 mod runs;
 mod stage;
 mod summaries;
