@@ -15,11 +15,15 @@ use std::fmt;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
+mod calls;
+mod credentials;
 mod events;
 mod jobs;
+mod limits;
 mod pricebook;
 mod runs;
 
+pub use calls::EndedCall;
 pub use jobs::JobGauges;
 pub use runs::RunEvents;
 
@@ -30,10 +34,13 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    calls: calls::Calls,
+    credentials: credentials::Credentials,
     runs: runs::Runs,
     events: events::Events,
     jobs: jobs::Jobs,
     pricebook: pricebook::Pricebook,
+    limits: limits::Limits,
 }
 
 impl Default for Metrics {
@@ -47,10 +54,13 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("rater");
         Metrics {
+            calls: calls::Calls::registered(&mut registry),
+            credentials: credentials::Credentials::registered(&mut registry),
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             jobs: jobs::Jobs::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
+            limits: limits::Limits::registered(&mut registry),
             registry,
         }
     }

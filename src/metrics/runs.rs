@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use opentelemetry::{KeyValue, global, metrics};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -63,6 +64,8 @@ pub(super) struct Runs {
     findings: Family<Found, Counter>,
     events: Family<Read, Counter>,
     lease_conflicts: Counter,
+    /// The same times for OpenTelemetry, which can't read them back.
+    exported_duration: metrics::Histogram<f64>,
 }
 
 impl Runs {
@@ -74,6 +77,12 @@ impl Runs {
             findings: Family::default(),
             events: Family::default(),
             lease_conflicts: Counter::default(),
+            exported_duration: global::meter("rater")
+                .f64_histogram("rater_run_duration_seconds")
+                .with_description("How long runs took, from their acceptance to their end")
+                .with_unit("s")
+                .with_boundaries(RUN_BUCKETS.to_vec())
+                .build(),
         };
         registry.register("runs", "Runs that ended, dry runs aside", runs.ended.clone());
         let help = "How long runs took, from their acceptance to their end";
@@ -127,6 +136,8 @@ impl Metrics {
         let run = Run { trigger, state };
         self.runs.ended.get_or_create(&run).inc();
         self.runs.duration.get_or_create(&run).observe(took.as_secs_f64());
+        let labels = [KeyValue::new("trigger", trigger), KeyValue::new("state", state)];
+        self.runs.exported_duration.record(took.as_secs_f64(), &labels);
         if state == "succeeded" {
             self.runs.last_success.get_or_create(&Triggered { trigger }).set(at);
         }

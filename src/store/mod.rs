@@ -16,6 +16,7 @@ pub mod events;
 mod group_by;
 mod lease;
 pub mod migrations;
+mod observed;
 mod plan;
 pub mod pricebook;
 mod rated_usage;

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
+mod access;
 mod admin;
 mod adoption;
 mod audit;
@@ -22,6 +23,7 @@ mod hostile;
 mod imports;
 mod invariants;
 mod ledger;
+mod limits;
 mod migrations;
 mod plan;
 mod plans;
@@ -34,5 +36,7 @@ mod rig;
 mod rollout;
 mod runs;
 mod stage;
+mod stopping;
 mod summaries;
 mod takeover;
+mod telemetry;

@@ -4,32 +4,35 @@
 //! date is guessed from it), and each node knows whether it was quoted and where it stands.
 //! Refuses here, wherever they appear in the document: syntax errors, anchors, aliases, tags,
 //! merge keys, duplicate keys, keys that are not text, a second document, and whatever is
-//! larger or deeper than a pricebook is. Nothing is ever expanded, so a small file stays
+//! larger or deeper than a file of ours is. Nothing is ever expanded, so a small file stays
 //! small in memory.
+
+pub mod diagnostic;
+pub(crate) mod fields;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::diagnostic::{Path, Place, Report, Shown, count};
+use self::diagnostic::{Path, Place, Report, Shown, count};
 
 /// The deepest nesting of mappings and lists.
 const MAX_DEPTH: usize = 16;
 /// The most nodes. A pricebook spends at least 5 bytes on each, so that a legitimate one
-/// meets [`super::MAX_BYTES`] first; one made of brackets doesn't.
+/// meets its limit of bytes first; one made of brackets doesn't.
 const MAX_NODES: usize = 1 << 18;
 
 /// One value of the document.
 #[derive(Debug)]
-pub(super) struct Node<'a> {
+pub(crate) struct Node<'a> {
     pub place: Place,
     pub kind: Kind<'a>,
 }
 
 /// What a node holds.
 #[derive(Debug)]
-pub(super) enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     /// Text; `plain` is unquoted.
     Scalar {
         text: Cow<'a, str>,
@@ -43,7 +46,7 @@ pub(super) enum Kind<'a> {
 
 /// A key with its value.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     pub place: Place,
     pub key: Cow<'a, str>,
     pub value: Node<'a>,
@@ -69,9 +72,19 @@ fn is_null(plain: &str) -> bool {
     matches!(plain, "" | "~" | "null" | "Null" | "NULL")
 }
 
+/// What a document is called in messages, and what it needs.
+pub(crate) struct Words {
+    /// "pricebook".
+    pub noun: &'static str,
+    /// What an empty one lacks.
+    pub least: &'static str,
+    /// How deep one goes.
+    pub depth: usize,
+}
+
 /// Reads the one document of `text`. `None` when there is nothing to check further; what is
 /// wrong is in the report.
-pub(super) fn read<'a>(text: &'a str, report: &mut Report) -> Option<Node<'a>> {
+pub(crate) fn read<'a>(text: &'a str, words: &Words, report: &mut Report) -> Option<Node<'a>> {
     let options = granit_parser::options! {
         disallow_directives: true,
         emit_anchor_events: true,
@@ -79,7 +92,7 @@ pub(super) fn read<'a>(text: &'a str, report: &mut Report) -> Option<Node<'a>> {
         emit_unresolved_aliases: true,
     };
     let parser = Parser::new_from_str_with_options(text, options);
-    let mut reader = Reader { parser, peeked: None, report, nodes: 0 };
+    let mut reader = Reader { parser, peeked: None, words, report, nodes: 0 };
     // A stop has been reported where it happened.
     reader.document().unwrap_or_default()
 }
@@ -92,6 +105,7 @@ type Read<T> = Result<T, Stop>;
 struct Reader<'a, 'r> {
     parser: Parser<'a, StrInput<'a>>,
     peeked: Option<(Event<'a>, Span)>,
+    words: &'r Words,
     report: &'r mut Report,
     nodes: usize,
 }
@@ -104,7 +118,8 @@ impl<'a> Reader<'a, '_> {
             match event {
                 Event::StreamEnd => break,
                 Event::DocumentStart(..) if root.is_some() => {
-                    let message = "a pricebook is one document; take away what follows \"---\"";
+                    let noun = self.words.noun;
+                    let message = format_args!("a {noun} is one document; take away what follows \"---\"");
                     self.report.stop("multiple_documents", place(&span), &Path::Root, message);
                     break;
                 }
@@ -117,7 +132,8 @@ impl<'a> Reader<'a, '_> {
         }
         let root = root.filter(|node| !node.is_null());
         if root.is_none() {
-            let message = "the pricebook is empty; it needs at least version and base_models";
+            let Words { noun, least, .. } = self.words;
+            let message = format_args!("the {noun} is empty; it needs at least {least}");
             self.report.error("empty_document", Place::START, &Path::Root, message);
         }
         Ok(root)
@@ -128,7 +144,7 @@ impl<'a> Reader<'a, '_> {
         let at = place(&span);
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            let message = format_args!("more than {MAX_NODES} values; no pricebook needs as many");
+            let message = format_args!("more than {MAX_NODES} values; no {} needs as many", self.words.noun);
             self.report.stop("too_many_nodes", at, path, message);
             return Err(Stop);
         }
@@ -236,7 +252,8 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn too_deep(&mut self, at: Place, path: &Path<'_>) {
-        let message = format_args!("nested deeper than {MAX_DEPTH}; a pricebook needs 4");
+        let Words { noun, depth, .. } = self.words;
+        let message = format_args!("nested deeper than {MAX_DEPTH}; a {noun} needs {depth}");
         self.report.stop("nested_too_deep", at, path, message);
     }
 

@@ -1,4 +1,4 @@
-//! A batch on its way in: at most one message of at most 4 MiB, whole, and within a time. What it
+//! A call's message on its way in: at most one, of at most 4 MiB, whole, and within a time. What it
 //! says of its own length is looked at before anything of it is kept, and what is kept of all that
 //! are on their way is bounded: a call that crawls holds no more room than the bytes that it sent.
 
@@ -15,42 +15,85 @@ use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, Bytes};
 
 use crate::domain::violation::Violation;
-use crate::grpc::status::{batch_incomplete, batch_too_slow, status};
+use crate::grpc::status::{incomplete, status, too_slow};
 use crate::service::Error;
 use crate::service::record_events::MALFORMED;
 
-/// The most bytes of a batch: what a gRPC message has unless both sides agree on more.
+/// The most bytes of a message: what a gRPC message has unless both sides agree on more.
 pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// The most bytes that all batches on their way take together.
+/// The most bytes that all messages on their way take together.
 const ALL_BYTES: usize = 64 * 1024 * 1024;
 
-/// The most batches on their way: as many crawling ones leave the bytes to others.
+/// The most messages on their way: as many crawling ones leave the bytes to others.
 const MAX_ARRIVING: usize = 1024;
 
-/// The least room for a batch; it is doubled as bytes come.
+/// The least room for a message; it is doubled as bytes come.
 const LEAST: usize = 1024;
 
 /// What precedes a message: a flag and its length.
 const HEADER: usize = 5;
 
+/// What comes, in the words of its refusals.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum What {
+    /// RecordEvents'.
+    Batch,
+    /// Any other call's.
+    Request,
+}
+
+impl What {
+    /// As a sentence goes on with it.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            What::Batch => "batch",
+            What::Request => "request",
+        }
+    }
+
+    fn field(self) -> &'static str {
+        match self {
+            What::Batch => "events",
+            What::Request => "request",
+        }
+    }
+
+    fn too_large(self, length: usize) -> Status {
+        let message = match self {
+            What::Batch => {
+                format!("are {length} bytes; send at most {MAX_BYTES} at once, in several batches")
+            }
+            What::Request => format!("is {length} bytes; send at most {MAX_BYTES}"),
+        };
+        status(Error::Invalid(vec![Violation::new(self.field(), "TOO_LARGE", message)]))
+    }
+
+    fn malformed(self, what: &str) -> Status {
+        let message = format!("came as {what}; send one whole message");
+        status(Error::Invalid(vec![Violation::new(self.field(), MALFORMED, message)]))
+    }
+}
+
 /// Room for what is on its way. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Room {
+    what: What,
     calls: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
 }
 
 impl Room {
-    pub(super) fn new() -> Room {
-        Room { calls: Arc::new(Semaphore::new(MAX_ARRIVING)), bytes: Arc::new(Semaphore::new(ALL_BYTES)) }
+    pub(super) fn of(what: What) -> Room {
+        let (calls, bytes) = (Semaphore::new(MAX_ARRIVING), Semaphore::new(ALL_BYTES));
+        Room { what, calls: Arc::new(calls), bytes: Arc::new(bytes) }
     }
 
     /// Reads a call's one message, whole.
     pub(super) async fn receive(&self, body: Body, within: Duration) -> Result<Arrived, Status> {
         let _call = self.calls.try_acquire().map_err(|_| status(Error::Overloaded))?;
         let read = tokio::time::timeout(within, Arriving::new(self).read(body));
-        read.await.unwrap_or_else(|_| Err(batch_too_slow(within)))
+        read.await.unwrap_or_else(|_| Err(too_slow(self.what.noun(), within)))
     }
 }
 
@@ -72,11 +115,11 @@ impl Arriving<'_> {
                 self.take(data)?;
             }
         }
-        // Not the events' fault: something on the way ended it.
+        // Not the caller's fault: something on the way ended it.
         if self.data.len() < HEADER || self.data.len() < HEADER + self.length() {
-            return Err(batch_incomplete());
+            return Err(incomplete(self.room.what.noun()));
         }
-        Ok(Arrived { data: Some(self.data.into()), _held: self.held })
+        Ok(Arrived { data: Some(self.data.into()), held: self.held })
     }
 
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
@@ -87,11 +130,11 @@ impl Arriving<'_> {
         }
         let length = self.length();
         if length > MAX_BYTES {
-            return Err(too_large(length));
+            return Err(self.room.what.too_large(length));
         }
         // Not more than it says: another message would be read, and thrown away.
         if self.data.len() + rest.len() > HEADER + length {
-            return Err(malformed("more than one message"));
+            return Err(self.room.what.malformed("more than one message"));
         }
         self.keep(rest)
     }
@@ -122,7 +165,14 @@ impl Arriving<'_> {
 /// One message, whole, which keeps its room until it is read.
 pub(super) struct Arrived {
     data: Option<Bytes>,
-    _held: Option<OwnedSemaphorePermit>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Arrived {
+    /// The room, to be kept for longer: for what is made of the message.
+    pub(super) fn take_room(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.held.take()
+    }
 }
 
 impl HttpBody for Arrived {
@@ -135,14 +185,4 @@ impl HttpBody for Arrived {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
     }
-}
-
-fn too_large(length: usize) -> Status {
-    let message = format!("are {length} bytes; send at most {MAX_BYTES} at once, in several batches");
-    status(Error::Invalid(vec![Violation::new("events", "TOO_LARGE", message)]))
-}
-
-fn malformed(what: &str) -> Status {
-    let message = format!("came as {what}; send one whole message");
-    status(Error::Invalid(vec![Violation::new("events", MALFORMED, message)]))
 }

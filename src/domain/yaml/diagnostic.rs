@@ -1,4 +1,4 @@
-//! What is wrong with a pricebook, and where: places, paths, and a report that collects every
+//! What is wrong with a file, and where: places, paths, and a report that collects every
 //! finding without letting a hostile file make it explode.
 //!
 //! An error is never lost: beyond [`MAX_DIAGNOSTICS`] findings are still counted, and the
@@ -15,9 +15,9 @@ const MAX_SHOWN: usize = 255;
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DiagnosticSeverity {
-    /// The pricebook is usable; this should be looked at.
+    /// The file is usable; this should be looked at.
     Warning,
-    /// The pricebook is refused.
+    /// The file is refused.
     Error,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Diagnostic {
 
 /// A place in the text: line and column, both from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub line: u32,
     pub column: u32,
 }
@@ -73,14 +73,14 @@ impl Place {
     }
 }
 
-/// A count as the contract's 32 bits; a pricebook's own limits keep it far below.
-pub(super) fn count(n: usize) -> u32 {
+/// A count as the contract's 32 bits; a file's own limits keep it far below.
+pub(crate) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// The way to a node, linked from the child up, so that walking costs no allocation.
 #[derive(Clone, Copy)]
-pub(super) enum Path<'p> {
+pub(crate) enum Path<'p> {
     Root,
     Key(&'p Path<'p>, &'p str),
     Index(&'p Path<'p>, usize),
@@ -119,7 +119,7 @@ impl fmt::Display for Path<'_> {
 }
 
 /// A text from the file, quoted, on one line, and cut where it is long.
-pub(super) struct Shown<'a>(pub &'a str);
+pub(crate) struct Shown<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,7 +132,7 @@ impl fmt::Display for Shown<'_> {
 
 /// Collects findings up to [`MAX_DIAGNOSTICS`] of each severity, and counts the others.
 #[derive(Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
     errors_seen: usize,
@@ -162,7 +162,7 @@ impl Report {
         }
     }
 
-    /// Whether the pricebook is refused.
+    /// Whether the file is refused.
     pub fn has_errors(&self) -> bool {
         self.errors_seen > 0
     }
