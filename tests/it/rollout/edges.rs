@@ -8,21 +8,22 @@ use rater::proto::*;
 use tonic::Code;
 
 use super::{BUILDS, Build, SOON, Site};
+use crate::harness::Process;
 use crate::rig::http_get;
 use crate::stage::{Refusal, event, rate, record, until, window};
 
 /// What a build that can't start says.
-fn refusal(site: &Site, build: Build) -> String {
-    let book = site.stage.pricebook();
-    let (code, said) = site.run(build, &["serve", "--listen", "127.0.0.1:0", "--pricebook", &book]);
-    assert_eq!(code, Some(1), "{said}");
-    said
+async fn refusal(site: &Site, build: Build) -> String {
+    let mut process = Process::spawn(site.serving(build));
+    assert_eq!(process.wait(SOON).await.code(), Some(1), "{:?}", process.logs());
+    until("it says why", SOON, async || !process.logs().is_empty()).await;
+    format!("{:?}", process.logs())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_new_build_waits_for_its_schema_and_the_old_one_works_on_over_it() {
     let Some(site) = Site::old("the order of a rollout").await else { return };
-    let said = refusal(&site, Build::New);
+    let said = refusal(&site, Build::New).await;
     assert!(said.contains("run `rater migrate up`"), "{said}");
     let old = site.serve(Build::Old).await;
     record(&old, &[event("before", 0)]).await.unwrap();
@@ -58,7 +59,7 @@ async fn a_newer_schema_that_has_left_a_build_behind_is_refused_by_name_and_unre
             page.starts_with("HTTP/1.1 503") && page.contains("use a newer rater")
         })
         .await;
-        let said = refusal(&site, build);
+        let said = refusal(&site, build).await;
         assert!(said.contains("the schema works with rater from schema version"), "{said}");
         assert!(said.contains("use a newer rater"), "{said}");
         site.stage.sql("UPDATE rater_schema SET version = version - 1, compatible_from = 1").await;

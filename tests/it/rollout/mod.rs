@@ -89,16 +89,15 @@ impl Site {
     }
 
     async fn serve(&self, build: Build) -> Service {
-        self.serve_over(build, &self.stage.url).await
+        Service::spawn(self.serving(build)).await
     }
 
-    /// One that reaches the database by another way.
-    async fn serve_over(&self, build: Build, url: &str) -> Service {
+    fn serving(&self, build: Build) -> Command {
         let mut command = self.command(build);
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command.args(["--lease-ttl", "2s", "--chunk-hours", "1", "--pricebook", &self.stage.pricebook()]);
-        command.env("RATER_DATABASE_URL", url);
-        Service::spawn(command).await
+        command.env("RATER_DATABASE_URL", &self.stage.url);
+        command
     }
 
     /// Rates these hours by each build in turn, and holds that the second changes nothing, finds the
