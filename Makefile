@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # The committed .sqlx checks the statements, whatever database the shell points at.
 export SQLX_OFFLINE := true
 
-.PHONY: help setup build demo run test soak bench lint deny prepare manifests static
+.PHONY: help setup build demo run test rollout soak bench lint deny prepare manifests static
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,13 @@ run: build ## The same on a database that stays, and go on serving
 test: setup ## All tests, on a private PostgreSQL
 	cargo test --locked
 
+rollout: setup ## The previous build and this one side by side over one schema, and back
+	previous=$$(scripts/previous.sh) && \
+		RATER_PREVIOUS=$$previous cargo test --locked --test it rollout:: -- --show-output
+
 soak: setup ## The same tests, the long versions
-	RATER_SOAK=1 cargo test --locked -- --show-output
+	previous=$$(scripts/previous.sh || [[ $$? == 3 ]]) && \
+		RATER_PREVIOUS=$$previous RATER_SOAK=1 cargo test --locked -- --show-output
 
 bench: setup ## How fast a window is rated
 	cargo bench --locked --bench rating

@@ -11,10 +11,11 @@
 //! how long the calls of others take beside it and without it, and how soon a follower hears of
 //! what it changes.
 //!
-//! At the end, how fast a spool takes events in, which needs no database.
+//! Then small unary calls, with and without mutual TLS and telemetry. At the end, how fast a spool takes
+//! events in, which needs no database.
 //!
 //! RATER_BENCH_EVENTS (6000000) and RATER_BENCH_ROUNDS (7) make it quicker to try, and with
-//! `cargo bench --bench rating -- intake` or `-- spool` that part is measured alone.
+//! `cargo bench --bench rating -- intake`, `-- unary` or `-- spool` that part is measured alone.
 
 #![allow(missing_docs, clippy::float_arithmetic)]
 
@@ -29,6 +30,7 @@ mod room;
 mod service;
 mod speed;
 mod spool;
+mod unary;
 
 use std::env::VarError;
 use std::time::Duration;
@@ -55,6 +57,9 @@ fn main() -> Outcome<()> {
     let rounds = number("RATER_BENCH_ROUNDS", 7)?.max(1);
     let dir = tempfile::Builder::new().prefix("rater-bench-").tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if only("unary") {
+        return runtime.block_on(unary::measure(dir.path(), rounds));
+    }
     if only("intake") {
         return runtime.block_on(intake::measure(dir.path(), events >= FULL, rounds));
     }
@@ -92,7 +97,9 @@ async fn measure(
     let mut backfills = Backfills::start(url, dir, &mut connection, quarter).await?;
     pace::measure(&mut backfills, full, rounds).await?;
     room::measure(&mut backfills, full).await?;
-    lag::measure(&mut backfills, full).await
+    lag::measure(&mut backfills, full).await?;
+    drop(backfills);
+    unary::measure(dir, rounds).await
 }
 
 /// As before the first run.

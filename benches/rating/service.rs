@@ -20,9 +20,21 @@ pub struct Service {
 
 impl Service {
     pub fn start(url: &str, pricebook: &Path) -> Outcome<Service> {
+        Service::start_with(url, pricebook, &[], &[])
+    }
+
+    /// The same with more arguments and an environment.
+    pub fn start_with(
+        url: &str,
+        pricebook: &Path,
+        arguments: &[String],
+        environment: &[(&str, &str)],
+    ) -> Outcome<Service> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rater"))
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--pricebook"])
             .arg(pricebook)
+            .args(arguments)
+            .envs(environment.iter().copied())
             .env("RATER_DATABASE_URL", url)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -40,6 +52,11 @@ impl Service {
         // Read on, or the service would wait for a reader of its log.
         std::thread::spawn(move || lines.for_each(drop));
         if service.address.is_empty() { Err("the service did not start".into()) } else { Ok(service) }
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     pub async fn connect(&self) -> Outcome<Channel> {

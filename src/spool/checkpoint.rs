@@ -8,11 +8,12 @@
 //!        missing 8 | 0 4 | CRC 4
 //! ```
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Error;
-use super::disk::{Disk, File, read_around, unless_missing, write_whole};
+use super::disk::{Disk, File, read_around, unless_missing, write_again, write_whole};
 use super::frame::{SpoolId, VERSION, checked, id_at, u32_at, u64_at};
 use super::layout::Layout;
 
@@ -61,16 +62,27 @@ impl Checkpoint {
         Ok((checkpoint, last.map(|(_, position)| position)))
     }
 
+    /// The position that was read is on disk when this returns. Until then nothing may go by it: the
+    /// process before may have been killed before its sync, or its sync may have failed.
+    pub fn settle(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        let offset = place(self.generation);
+        // In its own place: the other slot is on disk, this one may not be.
+        write_again(&*file, offset..offset + SLOT as u64)?;
+        file.sync()?;
+        self.file = Some(file);
+        Ok(())
+    }
+
     /// The position is on disk when this returns.
     pub fn write(&mut self, position: Position) -> Result<(), Error> {
         self.generation += 1;
         let slot = encode(self.spool, self.generation, position);
-        if let Some(file) = self.file.take() {
-            let offset = if self.generation.is_multiple_of(2) { 0 } else { SECOND as u64 };
-            if file.write_at(&slot, offset).and_then(|()| file.sync()).is_ok() {
-                self.file = Some(file);
-                return Ok(());
-            }
+        if let Some(file) = self.file.take()
+            && file.write_at(&slot, place(self.generation)).and_then(|()| file.sync()).is_ok()
+        {
+            self.file = Some(file);
+            return Ok(());
         }
         self.replace(&slot)
     }
@@ -83,6 +95,11 @@ impl Checkpoint {
         self.file = Some(file);
         Ok(())
     }
+}
+
+/// Where a generation's slot lies. A file that was written whole has it in both.
+fn place(generation: u64) -> u64 {
+    if generation.is_multiple_of(2) { 0 } else { SECOND as u64 }
 }
 
 /// The newest whole slot, with its generation.

@@ -19,6 +19,9 @@ use super::layout::temporary;
 /// What is read at once where a larger piece can't be: a block of most disks.
 const BLOCK: u64 = 4096;
 
+/// How much is written again at once.
+const PIECE: usize = 256 * 1024;
+
 /// A lock, held until it is dropped.
 pub(super) type Held = Box<dyn Any + Send + Sync>;
 
@@ -223,6 +226,22 @@ pub(super) fn read_around(
         at = next;
     }
     Ok((end.saturating_sub(offset) as usize, unreadable))
+}
+
+/// Writes anew what is read at `range`, for the next sync: alone it says yes to what the failed sync of a
+/// process before has given up.
+pub(super) fn write_again(file: &dyn File, range: Range<u64>) -> io::Result<()> {
+    let mut bytes = vec![0; PIECE.min((range.end - range.start) as usize)];
+    let mut at = range.start;
+    while at < range.end {
+        let count = bytes.len().min((range.end - at) as usize);
+        if file.read_at(&mut bytes[..count], at)? < count {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_at(&bytes[..count], at)?;
+        at += count as u64;
+    }
+    Ok(())
 }
 
 /// Writes a file that is there whole, with its name, or not at all; whatever was there goes.

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::checkpoint::{Checkpoint, Position};
 use super::consumer::Reader;
-use super::disk::{Disk, Held, read_around, unless_missing, write_whole};
+use super::disk::{Disk, Held, read_around, unless_missing, write_again, write_whole};
 use super::frame::{HEADER, IDENTITY, SegmentHeader, SpoolId, Told, time};
 use super::layout::{Layout, damaged_segment, is_ours, segment_number};
 use super::shared::{Damaged, LockFile, Segment, Shared, State, tell};
@@ -48,16 +48,22 @@ pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<
     let last_segment = last.map_or(0, |last| last.segment);
     let next_segment = 1 + highest(&*disk, &layout, &damaged)?.max(last_segment);
     let found = survey::survey(&*disk, &layout, spool, last, false)?;
+    let settled = checkpoint.settle();
+    if let Err(error) = &settled {
+        tracing::warn!(%error, "the spool's checkpoint could not be made sure of; what is shipped stays for now");
+    }
     if last.is_none() && !found.segments.is_empty() {
         tracing::warn!("the spool's checkpoint is gone; everything in it is shipped again");
     }
     let position = begin(last, &found, damaged.is_empty());
-    if Some(position) != last {
+    let changed = Some(position) != last;
+    if changed {
         checkpoint.write(position)?;
     }
     let state = State {
         oldest: found.oldest.map(time),
         position,
+        noted: changed || settled.is_ok(),
         damaged: Damaged { files: damaged, due: Vec::new(), looked: Some(disk.now()) },
         ..State::default()
     };
@@ -201,7 +207,9 @@ impl Shared {
                 self.adopt_damage(damage);
             }
             // Those before the last one were settled when it was begun.
-            unsettled = (!self.settle(looked)).then_some(looked.ordinals.start);
+            if !self.settle(looked) && looked.last {
+                unsettled.get_or_insert(looked.ordinals.start);
+            }
             self.state().unsure.extend(looked.unsure.iter().cloned());
             next = next.max(looked.ordinals.end);
             if looked.hidden > 0 {
@@ -239,7 +247,8 @@ impl Shared {
     }
 
     /// What was read is on disk, and a write that was never finished is cut off. Where that can't
-    /// be it does no harm: nothing behind the last record is ever read.
+    /// be it does no harm: nothing behind the last record is ever read. The last write is written
+    /// anew: the process before may have been killed after its sync had failed.
     fn settle(&self, looked: &Looked) -> bool {
         let path = self.layout.segment(looked.number);
         let result = self.disk.open(&path, true).and_then(|file| {
@@ -251,6 +260,9 @@ impl Shared {
                     "an unfinished write at the end of a segment of the spool is cut off"
                 );
                 file.cut(looked.end)?;
+            }
+            for stretch in &looked.last_write {
+                write_again(&*file, stretch.clone())?;
             }
             file.sync()
         });
@@ -286,6 +298,9 @@ impl Shared {
                 "what an earlier run kept of what it shipped stays: remove its files, or start with --retain, \
                  to be rid of it"
             );
+        }
+        if !self.state().noted {
+            return Ok(());
         }
         let live: Vec<u64> = self.state().segments.iter().map(|segment| segment.number).collect();
         for number in survey::numbers(&*self.disk, &self.layout.segments())? {

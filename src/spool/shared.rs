@@ -48,6 +48,8 @@ pub(super) struct State {
     /// From the oldest to the newest.
     pub segments: VecDeque<Segment>,
     pub position: Position,
+    /// The position is on disk for certain. Until it is, nothing is given up.
+    pub noted: bool,
     pub oldest: Option<SystemTime>,
     /// What is kept, with its bytes and when it was shipped.
     pub shipped: BTreeMap<u64, (u64, SystemTime)>,
@@ -267,7 +269,7 @@ impl State {
         let first = self.segments.front()?;
         let passed = first.number <= self.position.segment && first.waiting == 0 && first.sealed;
         let due = self.damaged.due.iter().any(|damage| damage.segment == first.number);
-        (passed && !due).then_some(first.number)
+        (self.noted && passed && !due).then_some(first.number)
     }
 
     /// The position once some records more are taken care of; `done` has, for each segment, how
@@ -301,6 +303,7 @@ impl State {
     pub fn advance(&mut self, position: Position, done: &BTreeMap<u64, (u64, u64, u64)>) {
         self.missing = self.missing.saturating_sub(position.missing.saturating_sub(self.position.missing));
         self.position = position;
+        self.noted = true;
         for segment in self.segments.iter_mut().filter(|segment| segment.number <= position.segment) {
             let count = done.get(&segment.number).map_or(0, |(count, ..)| *count);
             segment.waiting = segment.waiting.saturating_sub(count);

@@ -45,6 +45,10 @@ pub(super) struct Looked {
     pub unsure: Vec<Range<u64>>,
     /// How many records at most are in what can't be read behind the last one.
     pub hidden: u64,
+    /// The last of all: no later segment says what of it was acknowledged.
+    pub last: bool,
+    /// Where the whole records lie of the last write of all, which alone may not be on disk.
+    pub last_write: Vec<Range<u64>>,
     /// Records before this one, in earlier segments, were acknowledged.
     certain: Option<u64>,
     first_appended: Option<u64>,
@@ -193,6 +197,8 @@ fn look(disk: &dyn Disk, layout: &Layout, asked: Asked) -> Result<Option<Looked>
         end: walk.end,
         ordinals: first..lost.unwrap_or(end_ordinal),
         hidden,
+        last: limit.is_none(),
+        last_write: if limit.is_none() { walk.last_write } else { Vec::new() },
         records: walk.records,
         damages: walk.damages,
         cut: walk.end < size && lost.is_none() && tail.unreadable() == 0,
@@ -252,6 +258,8 @@ struct Walk {
     damages: Vec<Damage>,
     /// How many of those lie before the last frame that began a write: that much was on disk once.
     written: usize,
+    /// Stretches of whole frames from that frame on.
+    last_write: Vec<Range<u64>>,
     unsure: Vec<Range<u64>>,
 }
 
@@ -304,6 +312,11 @@ impl Walk {
                     }
                     if found.begins {
                         self.written = self.damages.len();
+                        self.last_write.clear();
+                    }
+                    match self.last_write.last_mut() {
+                        Some(stretch) if stretch.end == found.offset => stretch.end = found.after,
+                        _ => self.last_write.push(found.offset..found.after),
                     }
                     before = found.after..found.after;
                     self.first.get_or_insert(found.ordinal);

@@ -34,6 +34,7 @@ mod proxy;
 mod rate_window;
 mod reading;
 mod rig;
+mod rollout;
 mod runs;
 mod stage;
 mod stopping;

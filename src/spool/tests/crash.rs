@@ -30,7 +30,6 @@ struct Figures {
     refused: u64,
     refused_and_there: u64,
     done: u64,
-    false_alarms: u64,
 }
 
 struct History {
@@ -83,7 +82,7 @@ impl History {
                 }
             }
         } else {
-            assert!(self.disk.get().fail_in.is_none(), "seed {}: open failed, no call did", self.seed);
+            assert!(self.disk.get().failed > 0, "seed {}: open failed, no call did", self.seed);
         }
         assert_eq!(self.disk.get().retried, 0, "seed {}: a file that failed was written again", self.seed);
         self.disk = match self.random.below(3) {
@@ -100,7 +99,10 @@ impl History {
         let fault = [Fault::NoSpace, Fault::Broken, Fault::Killed][self.random.below(3)];
         let soon = self.random.below(25) as u64;
         let fails = self.random.below(6) < chance;
-        self.disk.get().fail_in = fails.then_some((soon, fault));
+        let killed_in = (self.random.below(2) == 0).then_some(self.random.below(4) as u64);
+        let mut memory = self.disk.get();
+        memory.fail_in = fails.then_some((soon, fault));
+        memory.killed_in = killed_in;
     }
 
     fn append(&mut self, writer: &mut Writer) {
@@ -130,7 +132,7 @@ impl History {
 
     fn ship(&mut self, reader: &mut Reader) {
         let Ok(found) = reader.peek(1 + self.random.below(12), 1 + self.random.below(5_000)) else {
-            return assert!(self.disk.get().fail_in.is_none(), "seed {}: no call failed", self.seed);
+            return assert!(self.disk.get().failed > 0, "seed {}: no call failed", self.seed);
         };
         let count = self.random.below(found.len() + 1);
         let done = reader.done(count).is_ok();
@@ -143,7 +145,10 @@ impl History {
     }
 
     fn check(&mut self, reader: &mut Reader) {
+        // A look is no test of what fails in it.
+        let armed = self.disk.get().fail_in.take();
         let found = all(reader);
+        self.disk.get().fail_in = armed;
         let depth = reader.shared().depth();
         assert_eq!(depth.events, found.len() as u64, "seed {}", self.seed);
         let ids: Vec<usize> = found.iter().map(id).collect();
@@ -158,10 +163,7 @@ impl History {
             assert!(!there || !fate.done, "seed {}: {id} is there again", self.seed);
             self.figures.refused_and_there += u64::from(there && !fate.acknowledged);
         }
-        // Records that were refused may be told as missing, when the first failed sync is followed by
-        // one of another process that says yes, and then by a power failure. Nobody can tell these
-        // from a loss, so it must be rare, and never the other way round.
-        self.figures.false_alarms += u64::from(depth.missing_records > 0);
+        assert_eq!(depth.missing_records, 0, "seed {}: nothing that was promised is", self.seed);
     }
 
     fn in_order(&self, ids: &[usize]) {
@@ -217,11 +219,9 @@ fn what_was_acknowledged_is_there_exactly_once_whatever_a_power_failure_loses() 
         sum.refused += figures.refused;
         sum.refused_and_there += figures.refused_and_there;
         sum.done += figures.done;
-        sum.false_alarms += figures.false_alarms;
     }
     println!("seeds {SEED} and on: {histories} histories in {:.1?}, {sum:?}", began.elapsed());
     // It must have been hard.
     assert!(sum.power_failures > 3 * histories && sum.refused > histories && sum.done > histories);
     assert!(sum.refused_and_there > 0, "no write was half done");
-    assert!(sum.false_alarms <= 5 + histories / 200, "{} false alarms", sum.false_alarms);
 }

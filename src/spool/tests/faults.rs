@@ -5,8 +5,9 @@ use std::io::ErrorKind;
 use super::super::layout::Layout;
 use super::memory::{Fault, MemoryDisk};
 use super::{Random, all, dir, open, options, payloads};
+use crate::spool::consumer::Reader;
 use crate::spool::writer::Writer;
-use crate::spool::{AppendError, Options};
+use crate::spool::{AppendError, Options, Record};
 
 fn record(i: usize) -> Vec<u8> {
     format!("record {i} {}", "x".repeat(i * 37 % 400)).into_bytes()
@@ -72,6 +73,87 @@ fn whichever_call_fails_nothing_acknowledged_is_lost_and_the_spool_works_again()
         }
         assert!(told > calls / 3, "{fault:?}: {told} of {calls} were told");
     }
+}
+
+/// What became of the records of one life.
+#[derive(Debug, Clone, Default)]
+struct Fates {
+    acknowledged: Vec<usize>,
+    done: Vec<usize>,
+    maybe_done: Vec<usize>,
+}
+
+impl Fates {
+    fn live(&mut self, disk: &MemoryDisk) {
+        let Ok((mut writer, mut reader)) = open(disk, &small()) else { return };
+        for i in 0..24 {
+            if writer.append(&[&[record(i)]])[0].is_ok() {
+                self.acknowledged.push(i);
+            }
+            if i % 5 == 4
+                && let Ok(found) = reader.peek(3, usize::MAX)
+            {
+                let noted = reader.done(found.len()).is_ok();
+                if noted { &mut self.done } else { &mut self.maybe_done }.extend(found.iter().map(id));
+            }
+        }
+    }
+
+    /// The next start looks, and takes a record.
+    fn begin(&mut self, disk: &MemoryDisk, how: &str) {
+        // Of a spool that was only being made the call is another one.
+        let opened = open(disk, &small()).or_else(|_| open(disk, &small()));
+        let (mut writer, mut reader) = opened.unwrap();
+        self.see(&mut reader, how);
+        assert!(writer.append(&[&[record(24)]])[0].is_ok());
+        self.acknowledged.push(24);
+    }
+
+    fn see(&self, reader: &mut Reader, how: &str) {
+        let found: Vec<usize> = all(reader).iter().map(id).collect();
+        assert!(found.windows(2).all(|two| two[0] < two[1]), "{how}: {found:?}");
+        assert!(found.iter().all(|id| !self.done.contains(id)), "{how}: again, {found:?} {self:?}");
+        for id in &self.acknowledged {
+            let over = self.done.contains(id) || self.maybe_done.contains(id);
+            assert!(over || found.contains(id), "{how}: {id} is lost, {found:?} {self:?}");
+        }
+        assert_eq!(reader.shared().depth().missing_records, 0, "{how}: none is");
+    }
+}
+
+fn id(record: &Record) -> usize {
+    (0..=24).find(|i| self::record(*i) == record.payload).expect("one that was appended")
+}
+
+/// The call of a start that writes the checkpoint's slot anew; the next one syncs it.
+const SETTLE: u64 = 5;
+
+#[test]
+fn a_start_goes_by_nothing_that_the_process_before_left_off_the_disk() {
+    let whole = MemoryDisk::new();
+    life(&whole);
+    let (calls, mut killed) = (whole.get().calls, 0);
+    // A call that is cut short, or one that fails, and the process is killed soon after it.
+    for (call, after) in (0..calls).flat_map(|call| (0..4).map(move |after| (call, after))) {
+        let disk = MemoryDisk::new();
+        disk.get().fail_in = Some((call, if after == 0 { Fault::Killed } else { Fault::Broken }));
+        disk.get().killed_in = (after > 0).then(|| after - 1);
+        let (mut fates, how) = (Fates::default(), format!("call {call}, {after} later"));
+        fates.live(&disk);
+        killed += u64::from(disk.get().killed);
+        // At the next start all goes well, or the checkpoint can be written anew only in a new file.
+        for fails in [None, Some(SETTLE), Some(SETTLE + 1)] {
+            let (disk, mut fates) = (disk.fork().restart(), fates.clone());
+            disk.get().fail_in = fails.map(|call| (call, Fault::Broken));
+            fates.begin(&disk, &how);
+            for power in 0..3 {
+                let disk = disk.fork().crash(&mut Random(call * 16 + power));
+                let (_writer, mut reader) = open(&disk, &small()).unwrap();
+                fates.see(&mut reader, &format!("{how}, {fails:?}, without power"));
+            }
+        }
+    }
+    assert!(killed > calls * 3, "{killed} of {} were killed", calls * 4);
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub struct Memory {
     pub millis: u64,
     /// Calls until one fails, and how.
     pub fail_in: Option<(u64, Fault)>,
+    /// And so many calls after that one the process is killed.
+    pub killed_in: Option<u64>,
+    pub failed: u64,
     pub calls: u64,
     pub syncs: u64,
     pub capacity: Option<u64>,
@@ -92,7 +95,7 @@ impl MemoryDisk {
         let mut memory = self.get();
         memory.life += 1;
         memory.locked = false;
-        memory.fail_in = None;
+        (memory.fail_in, memory.killed_in, memory.failed) = (None, None, 0);
         memory.killed = false;
         memory.files.values_mut().for_each(|node| node.failed = false);
         MemoryDisk(self.0.clone(), memory.life)
@@ -128,7 +131,9 @@ impl Memory {
         if fault == Fault::NoSpace && !needs_room {
             return None;
         }
-        self.fail_in = (left > 0).then(|| (left - 1, fault));
+        let killed = || self.killed_in.map(|left| (left, Fault::Killed));
+        self.fail_in = if left > 0 { Some((left - 1, fault)) } else { killed() };
+        self.failed += u64::from(left == 0);
         self.killed = left == 0 && fault == Fault::Killed;
         (left == 0).then(|| match fault {
             Fault::NoSpace => no_space(),

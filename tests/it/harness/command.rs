@@ -1,6 +1,7 @@
 //! The command line, as an operator runs it.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 /// What a command did.
@@ -20,7 +21,12 @@ impl Output {
 
 /// The binary, in an environment without settings of ours from the outside.
 pub fn rater() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rater"));
+    rater_of(Path::new(env!("CARGO_BIN_EXE_rater")))
+}
+
+/// The same of another build.
+pub fn rater_of(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         let ours = ["RATER_", "PG", "OTEL_", "TRACE"].iter().any(|prefix| name.starts_with(prefix));

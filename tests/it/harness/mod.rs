@@ -14,7 +14,7 @@ mod server;
 mod service;
 mod tmpfs;
 
-pub use command::{Output, rater, run, run_in};
+pub use command::{Output, rater, rater_of, run, run_in};
 pub use database::{TestDb, database, database_from, empty_database, sorted_database};
 pub use process::{Process, field};
 pub use rows::{Event, Rated, event, insert, rated_usage};

@@ -45,7 +45,7 @@ impl Service {
     }
 
     /// The same from a command that says when it listens.
-    async fn spawn(command: Command) -> Service {
+    pub async fn spawn(command: Command) -> Service {
         let process = Process::spawn(command);
         let mut service = Service { process, address: String::new(), admin_address: String::new() };
         let listening = service.wait_for_log("listening", LISTENS_WITHIN).await;
