@@ -5,10 +5,10 @@ SHELL := /bin/bash
 # The committed .sqlx checks the statements, whatever database the shell points at.
 export SQLX_OFFLINE := true
 
-.PHONY: help setup build demo run test soak bench lint deny prepare
+.PHONY: help setup build demo run test soak bench lint deny prepare manifests static
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: a C compiler, PostgreSQL's programs
 	@scripts/setup.sh
@@ -31,15 +31,26 @@ soak: setup ## The same tests, the long versions
 bench: setup ## How fast a window is rated
 	cargo bench --locked --bench rating
 
-lint: ## Format, clippy, the contract, and the dependencies where cargo-deny is installed
+lint: ## Format, clippy, the contract, alerts, manifests, and the dependencies where cargo-deny is installed
 	@scripts/setup.sh lint
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	scripts/buf.sh lint
+	scripts/promtool.sh check rules ops/prometheus/rules.yaml
+	scripts/promtool.sh test rules ops/prometheus/rules_test.yaml
+	scripts/manifests.sh
 	@if command -v cargo-deny >/dev/null; then $(MAKE) --no-print-directory deny; fi
 
 deny: ## The dependencies' licences, sources and bans (`cargo install cargo-deny`)
 	cargo deny --locked check bans licenses sources
+
+manifests: ## Copy alerts and dashboard into k8s/, and hold all of it against Kubernetes' schemas
+	@scripts/setup.sh lint
+	@scripts/manifests.sh copy
+
+static: setup ## Build the static program of the image, and try it as the image runs it (root)
+	scripts/static.sh
+	scripts/static_check.sh target/static/*/release/rater
 
 prepare: setup ## Check every SQL statement against the schema, and refresh .sqlx
 	@scripts/prepare.sh

@@ -13,6 +13,7 @@
 //! - [`store`]: the statements, one file a table or statement; sqlx stays inside.
 //! - [`service`]: use cases, one file each: what an RPC does, without gRPC.
 //! - [`grpc`]: tonic only: conversion, status, server, client.
+//! - [`identity`]: who a caller is, by certificate or token, and what they may do for it.
 //! - [`cli`]: one file a command.
 //! - [`forwarder`]: the sender: events into a spool, and from there to a service.
 //! - [`dead_letters`]: what was refused, set aside in files.
@@ -30,6 +31,7 @@ pub mod domain;
 pub mod embedded_postgres;
 pub mod forwarder;
 pub mod grpc;
+pub mod identity;
 pub mod metrics;
 pub mod proto;
 pub mod proto_json;

@@ -43,7 +43,7 @@ impl Service {
     }
 
     pub async fn connect(&self) -> Outcome<Channel> {
-        Ok(connect(&Server { url: format!("http://{}", self.address), tls_ca: None }).await?)
+        Ok(connect(&Server { url: format!("http://{}", self.address), ..Server::default() }).await?)
     }
 
     /// The most memory that was resident so far, in MiB.

@@ -195,6 +195,7 @@ impl Bench<'_> {
             request_hash: String::new(),
             reason: None,
             expected_plan_hash: None,
+            traceparent: None,
             lease_ttl: LEASE,
         }
     }

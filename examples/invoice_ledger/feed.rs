@@ -23,6 +23,15 @@ pub struct ServerOptions {
     /// The certificate authority of an https server, a PEM file
     #[arg(long, env = "RATER_TLS_CA", value_name = "FILE")]
     tls_ca: Option<PathBuf>,
+    /// The certificate that the ledger shows, a PEM file
+    #[arg(long, env = "RATER_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, a PEM file
+    #[arg(long, env = "RATER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// A file with the bearer token that the ledger shows
+    #[arg(long, env = "RATER_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Rows in a page of the first copy (at most 10,000)
     #[arg(long, env = "LEDGER_PAGE_SIZE", default_value_t = 1_000, value_parser = clap::value_parser!(i32).range(1..))]
     page_size: i32,
@@ -39,7 +48,14 @@ pub struct Feed {
 impl Feed {
     /// Hours from `since` on.
     pub async fn connect(options: &ServerOptions, since: Option<DateTime<Utc>>) -> Result<Feed, Trouble> {
-        let server = Server { url: options.server.clone(), tls_ca: options.tls_ca.clone() };
+        let server = Server {
+            url: options.server.clone(),
+            tls_ca: options.tls_ca.clone(),
+            tls_cert: options.tls_cert.clone(),
+            tls_key: options.tls_key.clone(),
+            token_file: options.token_file.clone(),
+            insecure: false,
+        };
         let client = RatingServiceClient::new(connect(&server).await?);
         let since = since.map(|time| Timestamp { seconds: time.timestamp(), nanos: 0 });
         let filter = UsageFilter { since, ..UsageFilter::default() };

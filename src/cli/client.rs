@@ -41,11 +41,30 @@ pub struct Connection {
     /// The certificate authority of an https server, a PEM file
     #[arg(long, env = "RATER_TLS_CA", value_name = "FILE")]
     tls_ca: Option<PathBuf>,
+    /// The certificate that this client shows, and its chain, a PEM file; read for each connection
+    #[arg(long, env = "RATER_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, a PEM file
+    #[arg(long, env = "RATER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// A file with the bearer token that this client shows; read for each call
+    #[arg(long, env = "RATER_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Send the token over plain http to another machine, too
+    #[arg(long, env = "RATER_INSECURE")]
+    insecure: bool,
 }
 
 impl Connection {
     fn location(&self) -> Server {
-        Server { url: self.server.clone(), tls_ca: self.tls_ca.clone() }
+        Server {
+            url: self.server.clone(),
+            tls_ca: self.tls_ca.clone(),
+            tls_cert: self.tls_cert.clone(),
+            tls_key: self.tls_key.clone(),
+            token_file: self.token_file.clone(),
+            insecure: self.insecure,
+        }
     }
 
     /// A connection, made now, so that a server that isn't there is told before anything
@@ -72,8 +91,13 @@ mod tests {
     use super::*;
 
     async fn error(server: &str) -> String {
-        let options = Connection { server: server.into(), tls_ca: None };
-        options.channel().await.expect_err("refused")
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            connection: Connection,
+        }
+        let line = <Line as clap::Parser>::parse_from(["rater", "--server", server]);
+        line.connection.channel().await.expect_err("refused")
     }
 
     #[tokio::test]

@@ -2,8 +2,12 @@
 //! result and nothing else; an error is one line on standard error.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tracing::Instrument;
+
+use crate::telemetry;
 
 pub mod audit;
 pub mod bytes;
@@ -33,6 +37,9 @@ mod time;
 pub mod usage;
 pub mod validate;
 mod words;
+
+/// How long the last telemetry may take on its way out.
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 
 /// Exact, explainable usage rating for LLM platforms
 #[derive(Debug, Parser)]
@@ -74,8 +81,47 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("can't start: {error}")),
     };
-    runtime.block_on(async {
-        match cli.command {
+    let code = runtime.block_on(async {
+        let code = cli.command.told().await;
+        telemetry::shutdown(FLUSH_WITHIN).await;
+        code
+    });
+    // What blocks, such as a read of a terminal, must not hold the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+impl Command {
+    /// Runs it inside of a span, where it calls a service and traces are exported.
+    async fn told(self) -> ExitCode {
+        let Some(name) = self.traced_as() else { return self.run().await };
+        if let Err(error) = telemetry::init_for_command() {
+            return fail(&error.to_string());
+        }
+        let span = tracing::info_span!("command", otel.name = name);
+        telemetry::started_by(&span);
+        self.run().instrument(span).await
+    }
+
+    /// None: it has a log of its own, or must be done at once, as probes are.
+    fn traced_as(&self) -> Option<&'static str> {
+        match self {
+            Command::Rate(_) => Some("rater rate"),
+            Command::Runs(_) => Some("rater runs"),
+            Command::Usage(_) => Some("rater usage"),
+            Command::Events(events) => (!events.logs()).then_some("rater events"),
+            Command::DeadLetters(_) => Some("rater dead-letters"),
+            Command::Serve(_)
+            | Command::Migrate(_)
+            | Command::Audit(_)
+            | Command::Retention(_)
+            | Command::Validate(_)
+            | Command::Health(_) => None,
+        }
+    }
+
+    async fn run(self) -> ExitCode {
+        match self {
             Command::Serve(serve) => serve.run().await,
             Command::Migrate(migrate) => migrate.run().await,
             Command::Rate(rate) => rate.run().await,
@@ -88,7 +134,7 @@ pub fn main() -> ExitCode {
             Command::DeadLetters(letters) => letters.run().await,
             Command::Health(health) => health.run().await,
         }
-    })
+    }
 }
 
 /// A result on standard output, and how the command ends with it.

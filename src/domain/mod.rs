@@ -11,3 +11,4 @@ pub mod run_state;
 pub mod text;
 pub mod violation;
 pub mod window;
+pub mod yaml;

@@ -135,6 +135,15 @@ pub struct Asked {
     pub basis: Option<RateBasis>,
 }
 
+impl Asked {
+    /// The trigger that the request gets: a window that is given makes a backfill, unless it says
+    /// otherwise.
+    pub fn trigger(self) -> Trigger {
+        let explicit = self.since.is_some() || self.until.is_some();
+        self.trigger.unwrap_or(if explicit { Trigger::Backfill } else { Trigger::Routine })
+    }
+}
+
 /// What it gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decided {
@@ -182,7 +191,7 @@ pub fn decide(asked: Asked, closing_limit: DateTime<Utc>, trailing_hours: u32) -
             "a backfill is quiet about what it deletes, so it needs a window: set since or until",
         ));
     }
-    let trigger = asked.trigger.unwrap_or(if explicit { Trigger::Backfill } else { Trigger::Routine });
+    let trigger = asked.trigger();
     if trigger == Trigger::Routine && asked.basis == Some(RateBasis::Pricebook) {
         wrong.push(Violation::new(
             "rate_basis",

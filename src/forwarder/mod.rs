@@ -15,7 +15,7 @@
 //! use tokio_util::sync::CancellationToken;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let server = Server { url: "http://127.0.0.1:50051".into(), tls_ca: None };
+//! let server = Server { url: "http://127.0.0.1:50051".into(), ..Server::default() };
 //! let (forwarder, shipping) =
 //!     Forwarder::open(Path::new("/var/lib/proxy/spool"), &server, Options::default()).await?;
 //! let stop = CancellationToken::new();

@@ -25,7 +25,7 @@ impl Scene {
 
     async fn of(spool: spool::Options) -> Scene {
         let folder = tempfile::tempdir().expect("a folder");
-        let server = Server { url: "http://127.0.0.1:1".into(), tls_ca: None };
+        let server = Server { url: "http://127.0.0.1:1".into(), ..Server::default() };
         let options = Options { spool, ..Options::default() };
         let opened = Forwarder::open(&folder.path().join("spool"), &server, options).await;
         let (forwarder, shipping) = opened.expect("a spool");

@@ -40,7 +40,7 @@ async fn what_was_appended_is_shipped_in_this_life_or_the_next() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_taken_all_or_none() {
     let folder = tempfile::tempdir().expect("a folder");
-    let server = Server { url: "http://127.0.0.1:1".into(), tls_ca: None };
+    let server = Server { url: "http://127.0.0.1:1".into(), ..Server::default() };
     let small = spool::Options { max_bytes: 64 * 1024, ..spool::Options::default() };
     let options = Options { spool: small, ..Options::default() };
     let (forwarder, _shipping) = Forwarder::open(folder.path(), &server, options).await.expect("a spool");
@@ -74,7 +74,7 @@ async fn a_service_that_comes_later_is_no_error_and_a_url_that_is_none_is() {
     let seen = shipping.run(CancellationToken::new()).await;
     assert_eq!((seen.counts.stored, seen.counts.retried >= 5), (3, true));
     drop(forwarder);
-    let nonsense = Server { url: "localhost".into(), tls_ca: None };
+    let nonsense = Server { url: "localhost".into(), ..Server::default() };
     let error = Forwarder::open(folder.path(), &nonsense, Options::default()).await.expect_err("no URL");
     assert!(error.to_string().contains("begins with neither"), "{error}");
 }
@@ -90,7 +90,7 @@ async fn what_a_killed_writer_of_letters_left_is_cleared_away_when_it_is_old() {
         let when = std::time::SystemTime::now() - Duration::from_secs(hours * 3_600);
         file.set_modified(when).expect("a time");
     }
-    let server = Server { url: "http://127.0.0.1:1".into(), tls_ca: None };
+    let server = Server { url: "http://127.0.0.1:1".into(), ..Server::default() };
     let opened = Forwarder::open(folder.path(), &server, Options::default()).await.expect("a spool");
     assert!(!old.exists() && young.exists());
     drop(opened);

@@ -4,87 +4,28 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::status::DOMAIN;
 
 mod absence;
+mod alert;
+mod channel;
+mod connection;
 pub mod events;
 pub mod health;
 pub mod rating;
 pub mod runs;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod traced;
 pub mod usage;
 
-/// A connection to a service, which reconnects by itself. Cheap to clone.
-pub type Channel = tonic::transport::Channel;
-
-/// Where a service is.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// `http://HOST:PORT` or `https://HOST:PORT`.
-    pub url: String,
-    /// The PEM file of the certificate authority of an https server.
-    pub tls_ca: Option<PathBuf>,
-}
-
-/// Why there is no connection. Each names what is wrong; what to do is the caller's to add.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The URL, or what TLS needs, is wrong.
-    #[error("{0}")]
-    Misconfigured(String),
-    /// Nothing answers there.
-    #[error("{0}")]
-    Unreachable(String),
-}
-
-/// Connects now, so that a server that isn't there is told before anything starts.
-pub async fn connect(server: &Server) -> Result<Channel, ConnectError> {
-    let endpoint = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    endpoint.connect().await.map_err(|error| ConnectError::Unreachable(root_cause(&error).to_string()))
-}
-
-/// A connection that is made when it is needed: for whoever works on while the service is not
-/// there yet. What is wrong with the URL, or with what TLS needs, is an error at once.
-pub fn connect_lazy(server: &Server) -> Result<Channel, ConnectError> {
-    let endpoint = endpoint(server).map_err(ConnectError::Misconfigured)?;
-    Ok(endpoint.connect_lazy())
-}
-
-fn endpoint(server: &Server) -> Result<Endpoint, String> {
-    let tls = server.url.starts_with("https://");
-    if !tls && !server.url.starts_with("http://") {
-        return Err("begins with neither http:// nor https://; write http://HOST:PORT".into());
-    }
-    let endpoint = Endpoint::from_shared(server.url.clone())
-        .map_err(|error| format!("is no URL ({}); write http://HOST:PORT", root_cause(&error)))?
-        .user_agent(concat!("rater/", env!("CARGO_PKG_VERSION")))
-        .map_err(|error| error.to_string())?
-        .connect_timeout(Duration::from_secs(5))
-        // A call may take minutes; a connection that died silently must not.
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10));
-    if !tls {
-        return Ok(endpoint);
-    }
-    let config = tls_config(server.tls_ca.as_deref())?;
-    endpoint.tls_config(config).map_err(|error| root_cause(&error).to_string())
-}
-
-fn tls_config(ca: Option<&Path>) -> Result<ClientTlsConfig, String> {
-    let Some(path) = ca else {
-        return Err("https needs --tls-ca or RATER_TLS_CA: the PEM file of the server's authority".into());
-    };
-    let pem = std::fs::read(path).map_err(|error| format!("--tls-ca {}: {error}", path.display()))?;
-    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
-}
+pub use channel::Channel;
+pub use connection::{ConnectError, Server, connect, connect_lazy};
 
 /// The innermost error, which says what happened; the outer ones say "transport error".
 fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
@@ -137,6 +78,11 @@ impl Failure {
         Failure::made_here(Code::Unavailable, "the service ended the stream".into())
     }
 
+    /// A stream that has gone on for as long as the service lets one; whoever follows asks again.
+    fn is_a_streams_deadline(&self) -> bool {
+        self.reason == "DEADLINE_PASSED"
+    }
+
     fn made_here(broken: Code, message: String) -> Failure {
         Failure {
             code: code(broken),
@@ -183,7 +129,7 @@ fn may_pass(status: &Status) -> bool {
 }
 
 /// A code as the protocol writes it.
-fn code(code: Code) -> &'static str {
+pub(super) fn code(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

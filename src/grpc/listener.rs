@@ -1,137 +1,278 @@
-//! Connections, from their acceptance to the server.
+//! Connections, from their acceptance to the server. Each has a short time to shake hands and to
+//! begin; those that have not yet are few, and the oldest of whoever has most of them makes place
+//! for a new one, so that nobody who says nothing keeps others out. Those that have begun are
+//! bounded, too, and one address has half of the places at most.
 
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_rustls::server::TlsStream;
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 
+use super::connection::{Connection, Io};
+use super::limits::Limits;
 use super::tls::Tls;
+use crate::metrics::Metrics;
 
-/// Who is at the other end of a connection; in the extensions of each of its requests.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// Where it comes from.
-    pub address: Option<SocketAddr>,
-    /// The client's certificate and its chain, verified; none without one.
-    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
-}
+pub use super::connection::Peer;
 
-/// A connection that speaks HTTP/2.
-pub struct Connection {
-    io: Io,
-    peer: Peer,
-}
+/// Connections that have not begun yet.
+pub const MAX_WAITING: usize = 512;
 
-enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// Where nothing can be accepted (no more file descriptors), how long until it is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections as they come.
-pub fn incoming(listener: TcpListener, tls: Option<Arc<Tls>>) -> ReceiverStream<io::Result<Connection>> {
+pub fn incoming(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    limits: &Limits,
+    metrics: Arc<Metrics>,
+) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(16);
-    tokio::spawn(async move {
-        while let Ok((stream, address)) = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = sender.closed() => return,
-        } {
-            let (sender, tls) = (sender.clone(), tls.clone());
-            tokio::spawn(async move {
-                if let Ok(connection) = open(stream, address, tls).await {
-                    drop(sender.send(Ok(connection)).await);
-                }
-            });
-        }
-    });
+    let door = Door {
+        tls,
+        open: Arc::new(Open { most: limits.max_connections, metrics, taken: Mutex::default() }),
+        within: limits.first_byte_timeout,
+        sender,
+    };
+    tokio::spawn(door.accept(listener));
     ReceiverStream::new(receiver)
 }
 
-async fn open(stream: TcpStream, address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Connection> {
+#[derive(Clone)]
+struct Door {
+    tls: Option<Arc<Tls>>,
+    open: Arc<Open>,
+    within: Duration,
+    sender: mpsc::Sender<io::Result<Connection>>,
+}
+
+impl Door {
+    /// Until the server takes no more. Then the listener is closed, and so are connections that
+    /// have not begun.
+    async fn accept(self, listener: TcpListener) {
+        let mut tasks = JoinSet::new();
+        let mut waiting = Waiting::default();
+        loop {
+            tokio::select! {
+                () = self.sender.closed() => return,
+                Some(ended) = tasks.join_next_with_id() => {
+                    waiting.remove(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                }
+                accepted = listener.accept() => {
+                    let (stream, address) = match accepted {
+                        Ok(accepted) => accepted,
+                        // Gone before it was looked at.
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                        Err(_) => {
+                            self.open.metrics.connection_refused("accept");
+                            tokio::time::sleep(PAUSE).await;
+                            continue;
+                        }
+                    };
+                    if waiting.0.len() >= MAX_WAITING {
+                        waiting.make_place();
+                        self.open.metrics.connection_refused("crowded_out");
+                    }
+                    let task = tasks.spawn(self.clone().open(stream, address));
+                    waiting.0.push_back((network(address.ip()), task));
+                }
+            }
+        }
+    }
+
+    async fn open(self, stream: TcpStream, address: SocketAddr) {
+        let begun = timeout(self.within, begin(stream, address, self.tls)).await;
+        let connection = match begun {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(_)) => return self.open.metrics.connection_refused("handshake"),
+            Err(_) => return self.open.metrics.connection_refused("silent"),
+        };
+        let Some(place) = self.open.enter(network(address.ip())) else {
+            return self.open.metrics.connection_refused("full");
+        };
+        // An error: the server has stopped.
+        drop(self.sender.send(Ok(connection.at(place))).await);
+    }
+}
+
+async fn begin(stream: TcpStream, address: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Connection> {
     // The end of an answer would else wait for the client's ACK, which a client with nothing to say
     // delays by 40 ms.
     stream.set_nodelay(true)?;
-    let address = Some(address);
-    let Some(tls) = tls else {
-        return Ok(Connection { io: Io::Plain(stream), peer: Peer { address, certificates: None } });
+    let (io, certificate) = match tls {
+        None => (Io::Plain(stream), None),
+        Some(tls) => {
+            let stream = tls.acceptor().accept(stream).await?;
+            let certificate = tls.presented(stream.get_ref().1);
+            (Io::Tls(Box::new(stream)), certificate)
+        }
     };
-    let stream = tls.acceptor().accept(stream).await?;
-    let certificates = stream.get_ref().1.peer_certificates().map(|chain| {
-        chain.iter().map(|certificate| certificate.clone().into_owned()).collect::<Vec<_>>().into()
-    });
-    Ok(Connection { io: Io::Tls(Box::new(stream)), peer: Peer { address, certificates } })
+    Connection::begin(io, Peer::new(address, certificate)).await
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
+/// Connections that have not begun, in the order of their coming.
+#[derive(Default)]
+struct Waiting(VecDeque<(IpAddr, AbortHandle)>);
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+impl Waiting {
+    fn remove(&mut self, id: Id) {
+        self.0.retain(|(_, task)| task.id() != id);
     }
-}
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_read(context, buffer),
-            Io::Tls(io) => Pin::new(io).poll_read(context, buffer),
+    /// Ends the oldest of the address that has most.
+    fn make_place(&mut self) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for (address, _) in &self.0 {
+            *counts.entry(*address).or_default() += 1;
+        }
+        let most = counts.values().copied().max().unwrap_or(0);
+        let oldest = self.0.iter().position(|(address, _)| counts.get(address) == Some(&most));
+        if let Some((_, task)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
+            task.abort();
         }
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_write(context, data),
-            Io::Tls(io) => Pin::new(io).poll_write(context, data),
-        }
-    }
+/// The places of connections that have begun.
+#[derive(Debug)]
+struct Open {
+    most: usize,
+    metrics: Arc<Metrics>,
+    /// All, and by address.
+    taken: Mutex<(usize, HashMap<IpAddr, usize>)>,
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_flush(context),
-            Io::Tls(io) => Pin::new(io).poll_flush(context),
-        }
-    }
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    open: Arc<Open>,
+    address: IpAddr,
+}
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Plain(io) => Pin::new(io).poll_shutdown(context),
-            Io::Tls(io) => Pin::new(io).poll_shutdown(context),
+impl Open {
+    fn enter(self: &Arc<Open>, address: IpAddr) -> Option<Place> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, by_address) = &mut *taken;
+        let of_address = by_address.get(&address).copied().unwrap_or(0);
+        if *all >= self.most || of_address >= self.most.div_ceil(2) {
+            return None;
+        }
+        *all += 1;
+        by_address.insert(address, of_address + 1);
+        self.metrics.connections(*all);
+        Some(Place { open: self.clone(), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.open.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, by_address) = &mut *taken;
+        *all = all.saturating_sub(1);
+        match by_address.get_mut(&self.address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(by_address.remove(&self.address)),
+        }
+        self.open.metrics.connections(*all);
+    }
+}
+
+/// Whom an address stands for: of IPv6 a host has a whole /64 to itself.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_stream::StreamExt;
 
     use super::*;
 
-    #[tokio::test]
-    async fn an_answer_is_sent_at_once() {
+    const LIMITS: Limits = Limits {
+        max_connections: 3,
+        first_byte_timeout: Duration::from_millis(300),
+        max_connection_age: Duration::from_secs(60),
+        max_streams: 1,
+        max_calls: 1,
+        max_calls_per_second: None,
+        max_call_time: Duration::from_secs(60),
+    };
+
+    async fn listening() -> (SocketAddr, ReceiverStream<io::Result<Connection>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let mut connections = incoming(listener, None);
-        let _client = TcpStream::connect(address).await.expect("connected");
+        (address, incoming(listener, None, &LIMITS, Arc::new(Metrics::new())))
+    }
+
+    /// Whether what is sent first gets a connection closed.
+    async fn closed(address: SocketAddr, first: &[u8]) -> bool {
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client.write_all(first).await.expect("sent");
+        let read = timeout(Duration::from_secs(5), client.read(&mut [0])).await;
+        read.is_ok_and(|read| read.unwrap_or(0) == 0)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_sent_at_once() {
+        let (address, mut connections) = listening().await;
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
         let accepted = connections.next().await.expect("a connection").expect("accepted");
-        let Io::Plain(stream) = &accepted.io else { panic!("without TLS") };
-        assert!(stream.nodelay().expect("an option"));
+        assert!(accepted.nodelay().expect("an option"));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_begin_as_http_2_does_is_closed() {
+        let (address, _connections) = listening().await;
+        for first in
+            [&b""[..], b"PRI * HTTP/2.0\r\n\r\nSM", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01"]
+        {
+            assert!(closed(address, first).await, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn no_address_has_more_than_half_of_the_places() {
+        let open = Open { most: 3, metrics: Arc::new(Metrics::new()), taken: Mutex::default() };
+        let open = Arc::new(open);
+        let address = |text: &str| network(text.parse().expect("an address"));
+        let first = open.enter(address("10.0.0.1")).expect("a place");
+        let _second = open.enter(address("::ffff:10.0.0.1")).expect("another one");
+        assert!(open.enter(address("10.0.0.1")).is_none());
+        let other = open.enter(address("2001:db8::1")).expect("a place for others");
+        assert!(open.enter(address("10.0.0.2")).is_none(), "all are taken");
+        drop(first);
+        let _again = open.enter(address("10.0.0.1")).expect("the place that was given back");
+        drop(other);
+        assert_eq!(open.taken.lock().expect("whole").1.len(), 1);
+        assert_eq!(address("2001:db8::1"), address("2001:db8::2:1"));
+    }
+
+    #[tokio::test]
+    async fn whoever_has_most_makes_place() {
+        let mut waiting = Waiting::default();
+        let mut tasks = JoinSet::new();
+        let [busy, quiet] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse::<IpAddr>().expect("an address"));
+        for address in [quiet, busy, busy] {
+            waiting.0.push_back((address, tasks.spawn(std::future::pending::<()>())));
+        }
+        waiting.make_place();
+        assert_eq!(waiting.0.iter().map(|(address, _)| *address).collect::<Vec<_>>(), [quiet, busy]);
+        assert!(tasks.join_next().await.expect("one").expect_err("aborted").is_cancelled());
     }
 }

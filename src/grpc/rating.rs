@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
 use super::convert::{anomalies, changes, pricebook, rating, runs, summaries, usage};
-use super::deadline::patience;
-use super::status::{deadline_passed, run_continues, status};
+use super::deadline::Deadline;
+use super::status::{deadline_passed, routine_only, run_continues, status, unauthenticated};
 use super::stream::{Messages, stream};
+use crate::identity::Refusal;
 use crate::proto::rating_service_server::RatingService;
 use crate::proto::*;
 use crate::service::anomalies::list_anomalies;
+use crate::service::caller::{Caller, Role};
 use crate::service::change_stream::ChangeFeed;
 use crate::service::rate_window::Rater;
 use crate::service::read_usage::read_usage;
@@ -41,14 +43,23 @@ impl Rating {
     }
 }
 
+/// Who calls. Where no layer has said so, nobody does.
+fn caller(extensions: &Extensions) -> Result<Caller, Status> {
+    extensions.get().cloned().ok_or_else(|| unauthenticated(Refusal::Nothing))
+}
+
 #[tonic::async_trait]
 impl RatingService for Rating {
     async fn rate_window(
         &self,
         request: Request<RateWindowRequest>,
     ) -> Result<Response<RateWindowResponse>, Status> {
-        let patience = patience(request.metadata());
-        let request = rating::rate_request(request.into_inner()).map_err(status)?;
+        let deadline = request.extensions().get::<Deadline>().copied();
+        let caller = caller(request.extensions())?;
+        let request = rating::rate_request(request.into_inner(), caller.name.clone()).map_err(status)?;
+        if !caller.is(Role::Operator) && !request.is_routine_run() {
+            return Err(routine_only());
+        }
         let (detach, dry_run) = (request.detach, request.dry_run);
         let mut ticket = self.rater.rate_window(request).map_err(status)?;
         let answer = async {
@@ -57,9 +68,9 @@ impl RatingService for Rating {
                 false => ticket.wait().await,
             }
         };
-        let result = match patience {
+        let result = match deadline {
             None => answer.await,
-            Some(patience) => match tokio::time::timeout(patience, answer).await {
+            Some(deadline) => match tokio::time::timeout_at(deadline.at(), answer).await {
                 Ok(result) => result,
                 Err(_) if dry_run => return Err(deadline_passed()),
                 Err(_) => return Err(run_continues(ticket.run_id())),
@@ -72,15 +83,8 @@ impl RatingService for Rating {
         &self,
         request: Request<ValidatePricebookRequest>,
     ) -> Result<Response<ValidatePricebookResponse>, Status> {
-        let patience = patience(request.metadata());
         let candidate = pricebook::candidate(request.into_inner()).map_err(status)?;
-        let validating = self.rater.validate_pricebook(candidate);
-        let validation = match patience {
-            None => validating.await,
-            Some(patience) => {
-                tokio::time::timeout(patience, validating).await.map_err(|_| deadline_passed())?
-            }
-        };
+        let validation = self.rater.validate_pricebook(candidate).await;
         validation.map(|found| Response::new(pricebook::validation(&found))).map_err(status)
     }
 

@@ -11,6 +11,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::domain::text;
 use crate::domain::violation::Violation;
+use crate::identity::Refusal;
+use crate::service::caller::Role;
 use crate::service::{Error, FailureReason, RunFailure, StoreError, rfc3339};
 
 /// The most violations in one status, and the most bytes of details: they travel in trailers,
@@ -121,22 +123,89 @@ pub fn batch_deadline_passed() -> Status {
     )
 }
 
-/// A batch that is still on its way after so long; its room is another's.
-pub fn batch_too_slow(within: Duration) -> Status {
+/// A batch, or another request, that is still on its way after so long; its room is another's.
+pub fn too_slow(what: &str, within: Duration) -> Status {
+    let reason = if what == "batch" { "BATCH_TOO_SLOW" } else { "REQUEST_TOO_SLOW" };
+    let less = if what == "batch" { "; send fewer events at once" } else { "" };
     Status::with_error_details(
         Code::DeadlineExceeded,
-        format!("the batch did not arrive within {} s; send fewer events at once", within.as_secs_f32()),
-        info("BATCH_TOO_SLOW", &[]),
+        format!("the {what} did not arrive within {} s{less}", within.as_secs_f32()),
+        info(reason, &[]),
     )
 }
 
-/// A batch that ended before it was whole: its sender or something on the way was cut off.
-pub fn batch_incomplete() -> Status {
-    let message = "the batch ended before it was whole, and nothing of it was stored; send it again";
+/// A message that ended before it was whole: its sender or something on the way was cut off.
+pub fn incomplete(what: &str) -> Status {
+    let message = format!("the {what} ended before it was whole, and nothing of it was done; send it again");
     Status::with_error_details(Code::Unavailable, message, retry("INCOMPLETE", RETRY_AFTER))
 }
 
-/// A method of EventService that this version does not know.
+/// The deadline passed while a stream went on. What was told is told: whoever follows goes on after
+/// its last message.
+pub fn stream_deadline_passed() -> Status {
+    Status::with_error_details(
+        Code::DeadlineExceeded,
+        "the deadline passed; ask again, with the last message's cursor where there is one",
+        info("DEADLINE_PASSED", &[]),
+    )
+}
+
+/// A `grpc-timeout` that is none. To go on without would let a caller wait that wanted not to.
+pub fn malformed_deadline() -> Status {
+    let message = "is no timeout; write at most 8 digits and one of H, M, S, m, u, n";
+    status(Error::Invalid(vec![Violation::new("grpc-timeout", "MALFORMED", message)]))
+}
+
+/// A caller that calls more often than it may; `wait` until its next call would pass.
+pub fn rate_limited(wait: Duration) -> Status {
+    // Not "at once", which would be too early again.
+    let wait = wait.max(Duration::from_millis(1));
+    let message = "this caller makes too many calls a second; wait, or send more with each";
+    Status::with_error_details(Code::ResourceExhausted, message, retry("RATE_LIMITED", wait))
+}
+
+/// Nobody knows who calls.
+pub fn unauthenticated(refusal: Refusal) -> Status {
+    Status::with_error_details(Code::Unauthenticated, refusal.to_string(), info("UNAUTHENTICATED", &[]))
+}
+
+/// The caller is known, and may not; these roles may.
+pub fn role_missing(roles: &[Role]) -> Status {
+    let names = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>();
+    Status::with_error_details(
+        Code::PermissionDenied,
+        format!("the caller may not do this; it needs the role {}", names.join(" or ")),
+        info("ROLE_MISSING", &[("roles", names.join(","))]),
+    )
+}
+
+/// An orchestrator asked for more than a routine run.
+pub fn routine_only() -> Status {
+    Status::with_error_details(
+        Code::PermissionDenied,
+        "an orchestrator begins routine runs alone; set trigger to TRIGGER_ROUTINE, without dry_run and \
+         pricebook_yaml; the others are the operator's",
+        info("ROLE_MISSING", &[("roles", Role::Operator.as_str().into())]),
+    )
+}
+
+/// A call that was not made: its token can't be read.
+pub fn no_token(why: &str) -> Status {
+    Status::new(Code::Unauthenticated, why)
+}
+
+/// A call that was not answered: the service says that it does not take the certificate.
+pub fn certificate_refused(alert: &str) -> Status {
+    Status::new(Code::Unauthenticated, format!("the service refused the certificate of --tls-cert: {alert}"))
+}
+
+/// A first call that was not answered, over a connection that shows a certificate.
+pub fn connection_closed() -> Status {
+    let message = "the service closed the connection; it may have refused the certificate of --tls-cert";
+    Status::new(Code::Unavailable, message)
+}
+
+/// A method that this version does not know.
 pub fn unknown_method() -> Status {
     Status::new(Code::Unimplemented, "this version has no such method")
 }

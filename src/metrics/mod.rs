@@ -15,11 +15,16 @@ use std::fmt;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
+mod calls;
+mod credentials;
 mod events;
 mod jobs;
+mod limits;
 mod pricebook;
+mod records;
 mod runs;
 
+pub use calls::EndedCall;
 pub use jobs::JobGauges;
 pub use runs::RunEvents;
 
@@ -30,10 +35,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    credentials: credentials::Credentials,
+    calls: calls::Calls,
     runs: runs::Runs,
     events: events::Events,
     jobs: jobs::Jobs,
     pricebook: pricebook::Pricebook,
+    records: records::Records,
+    limits: limits::Limits,
 }
 
 impl Default for Metrics {
@@ -47,10 +56,14 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("rater");
         Metrics {
+            credentials: credentials::Credentials::registered(&mut registry),
+            calls: calls::Calls::registered(&mut registry),
             runs: runs::Runs::registered(&mut registry),
             events: events::Events::registered(&mut registry),
             jobs: jobs::Jobs::registered(&mut registry),
             pricebook: pricebook::Pricebook::registered(&mut registry),
+            records: records::Records::registered(&mut registry),
+            limits: limits::Limits::registered(&mut registry),
             registry,
         }
     }

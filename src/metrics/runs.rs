@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use opentelemetry::{KeyValue, global, metrics};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,27 +12,27 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{Metrics, counted};
 
-const TRIGGERS: [&str; 2] = ["routine", "backfill"];
+pub(super) const TRIGGERS: [&str; 2] = ["routine", "backfill"];
 const STATES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 /// Seconds: from a re-run of one hour to a backfill of a year.
 const RUN_BUCKETS: [f64; 12] = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Run {
-    trigger: &'static str,
-    state: &'static str,
+pub(super) struct Run {
+    pub trigger: &'static str,
+    pub state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Triggered {
-    trigger: &'static str,
+pub(super) struct Triggered {
+    pub trigger: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Found {
-    code: &'static str,
-    severity: &'static str,
-    trigger: &'static str,
+pub(super) struct Found {
+    pub code: &'static str,
+    pub severity: &'static str,
+    pub trigger: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -59,10 +60,12 @@ pub struct RunEvents {
 pub(super) struct Runs {
     ended: Family<Run, Counter>,
     duration: Family<Run, Histogram>,
-    last_success: Family<Triggered, Gauge>,
+    pub last_success: Family<Triggered, Gauge>,
     findings: Family<Found, Counter>,
     events: Family<Read, Counter>,
     lease_conflicts: Counter,
+    /// The same times for OpenTelemetry, which can't read them back.
+    exported_duration: metrics::Histogram<f64>,
 }
 
 impl Runs {
@@ -74,11 +77,17 @@ impl Runs {
             findings: Family::default(),
             events: Family::default(),
             lease_conflicts: Counter::default(),
+            exported_duration: global::meter("rater")
+                .f64_histogram("rater_run_duration_seconds")
+                .with_description("How long runs took, from their acceptance to their end")
+                .with_unit("s")
+                .with_boundaries(RUN_BUCKETS.to_vec())
+                .build(),
         };
         registry.register("runs", "Runs that ended, dry runs aside", runs.ended.clone());
         let help = "How long runs took, from their acceptance to their end";
         registry.register_with_unit("run_duration", help, Unit::Seconds, runs.duration.clone());
-        let help = "When a run last succeeded, as far as this process knows";
+        let help = "When a run last succeeded, in whatever process; of the last 31 days";
         registry.register_with_unit(
             "run_last_success_timestamp",
             help,
@@ -127,8 +136,10 @@ impl Metrics {
         let run = Run { trigger, state };
         self.runs.ended.get_or_create(&run).inc();
         self.runs.duration.get_or_create(&run).observe(took.as_secs_f64());
+        let labels = [KeyValue::new("trigger", trigger), KeyValue::new("state", state)];
+        self.runs.exported_duration.record(took.as_secs_f64(), &labels);
         if state == "succeeded" {
-            self.runs.last_success.get_or_create(&Triggered { trigger }).set(at);
+            self.last_success(trigger, at);
         }
     }
 

@@ -4,17 +4,19 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
-use super::error::Error;
+use super::error::{Error, FailureReason};
 use super::rate_window::{RateRequest, Rater};
 use super::report::Report;
-use super::run::RunSpec;
+use super::run::{RunSpec, span};
 use crate::domain::money::MoneyError;
 use crate::domain::outcome::Counts;
 use crate::domain::plan::{Breakdown, HourHash, plan_hash};
 use crate::domain::pricebook::Pricebook;
 use crate::domain::run_state::RunState;
 use crate::store::{self, Rated, Rules, Wanted};
+use crate::telemetry;
 
 /// The largest changes that an answer names, of models and of customers.
 const NAMED: usize = 1_000;
@@ -69,16 +71,38 @@ impl Rater {
             basis: decided.basis,
             plan_hash: String::new(),
         };
-        let rules = Rules { book: &book, trigger: run.trigger, basis: run.basis };
+        let span = span::run(&run, &book);
+        let planned = self.plan_chunks(&mut run, &book, &stop).instrument(span.clone()).await;
+        match &planned {
+            Ok(report) => {
+                span::count(&span, &report.counts, None);
+                let plan_hash = report.plan_hash.clone().into();
+                telemetry::describe(&span, [("rater.plan.hash", plan_hash)]);
+            }
+            Err(error) => span::fail(&span, FailureReason::from(error).as_str(), true),
+        }
+        planned
+    }
+
+    async fn plan_chunks(
+        &self,
+        run: &mut RunSpec,
+        book: &Pricebook,
+        stop: &CancellationToken,
+    ) -> Result<Report, Error> {
+        let rules = Rules { book, trigger: run.trigger, basis: run.basis };
         let wanted = Wanted { hashes: true, details: true, audit: false };
         let too_large = |_| Error::Store(store::Error::CostOutOfRange);
         let mut sum = Sum::default();
         for chunk in run.window.chunks(self.config.chunk_hours) {
-            let _slot = self.plan_slot(&stop).await?;
-            let planned = self.db.plan_chunk(chunk, rules, wanted, self.config.chunk_timeout).await?;
+            let _slot = self.plan_slot(stop).await?;
+            let plan = self.db.plan_chunk(chunk, rules, wanted, self.config.chunk_timeout);
+            let span = span::chunk(chunk);
+            let planned = plan.instrument(span.clone()).await?;
+            span::count(&span, &planned.counts, Some(planned.lost_cost));
             sum.add(planned).map_err(too_large)?;
         }
-        let report = sum.report(&mut run, &book).map_err(too_large)?;
+        let report = sum.report(run, book).map_err(too_large)?;
         tracing::info!(
             since = %super::rfc3339(run.window.start),
             until = %super::rfc3339(run.window.end),

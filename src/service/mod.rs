@@ -8,6 +8,7 @@ pub mod change_retention;
 pub mod change_stream;
 mod dry_run;
 mod error;
+pub mod observe;
 mod page;
 mod page_token;
 pub mod pricebooks;

@@ -31,6 +31,7 @@ use crate::domain::violation::Violation;
 use crate::domain::window::{Asked, Decided, RateBasis, Refused, Trigger, closing_limit, decide};
 use crate::metrics::Metrics;
 use crate::store::{Begun, Db, Known, NewRun};
+use crate::telemetry;
 
 /// The longest request id, in characters.
 const REQUEST_ID_LIMIT: usize = 128;
@@ -81,6 +82,13 @@ pub struct RateRequest {
     pub detach: bool,
     /// The caller's authenticated name; empty without authentication.
     pub requested_by: String,
+}
+
+impl RateRequest {
+    /// Whether it asks for nothing but a routine run.
+    pub fn is_routine_run(&self) -> bool {
+        self.asked.trigger() == Trigger::Routine && !self.dry_run && self.pricebook_yaml.is_empty()
+    }
 }
 
 /// A request on its way.
@@ -148,10 +156,10 @@ impl Rater {
         let stop = self.stop.child_token();
         let _while_waited_for = request.dry_run.then(|| stop.clone().drop_guard());
         let rater = self.clone();
-        let task = self.runs.spawn(async move {
+        let task = self.runs.spawn(telemetry::carried(async move {
             let _admitted = admitted;
             rater.rate(request, accepted, stop).await
-        });
+        }));
         Ok(Ticket { run_id, task, _while_waited_for })
     }
 
@@ -214,6 +222,7 @@ impl Rater {
             reason: (!reason.is_empty()).then_some(reason),
             expected_plan_hash: (!request.expected_plan_hash.is_empty())
                 .then_some(request.expected_plan_hash),
+            traceparent: telemetry::traceparent(),
             lease_ttl: self.config.lease_ttl,
             run_id,
         })

@@ -58,8 +58,8 @@ impl Readiness {
     }
 }
 
-/// Publishes what it finds until it is told to stop, and then that the service stops. A
-/// change is one line of the log.
+/// Publishes what it finds until it is told to stop, and then that the service stops, unless
+/// somebody else has said so before. A change is one line of the log.
 pub async fn watch(
     options: DbOptions,
     timing: Timing,
@@ -78,8 +78,10 @@ async fn look(options: DbOptions, timing: Timing, published: &watch::Sender<Read
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let (found, detail) = check(&mut db, &options, timing.patience).await;
+        let (mut found, detail) = check(&mut db, &options, timing.patience).await;
         let changed = published.send_if_modified(|last| {
+            // A look says nothing about that.
+            found.stopping = last.stopping;
             let changed = *last != found;
             last.clone_from(&found);
             changed

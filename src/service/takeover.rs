@@ -11,6 +11,7 @@ use super::run::Execution;
 use crate::domain::pricebook::Pricebook;
 use crate::domain::run_state::RunState;
 use crate::store::{self, Lease, Legacy, RunRecord, Taken};
+use crate::telemetry;
 
 /// The longest time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -59,7 +60,8 @@ impl Rater {
         match self.inherit(&lease.run_id).await {
             // How it ends is in its record, and told there.
             Ok((record, legacy)) => {
-                drop(Execution::resumed(self, &record, legacy, lease, book).finish().await);
+                let run = Execution::resumed(self, &record, legacy, lease, book).finish();
+                drop(telemetry::following(record.traceparent.as_deref(), run).await);
             }
             // Its lease runs out again.
             Err(error) => tracing::warn!(run_id = lease.run_id, error = %error, "the run could not be read"),

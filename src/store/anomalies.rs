@@ -68,7 +68,7 @@ impl Db {
     ) -> Result<Vec<AnomalyGroup>, Error> {
         let AnomalyQuery { filter, kinds, group_by } = query;
         let kinds: Vec<String> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
-        let rows = sqlx::query_file!(
+        let read = sqlx::query_file!(
             "src/store/sql/anomaly_page.sql",
             filter.since,
             filter.until,
@@ -87,8 +87,8 @@ impl Db {
             after.map(|key| key.period),
             limit
         )
-        .fetch_all(&self.reads)
-        .await?;
+        .fetch_all(&self.reads);
+        let rows = self.observed("SELECT rating_anomaly", read).await?;
         let groups = rows.into_iter().map(|r| AnomalyGroup {
             kind: AnomalyKind::parse(&r.kind),
             key: AnomalyPageKey {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
+use super::observed::Server;
 use super::usage_change::{Recorded, UsageChange};
 use super::{Db, Error, UsageFilter};
 use crate::domain::window::Trigger;
@@ -65,6 +66,7 @@ pub struct BatchPart {
 /// The feed at one moment.
 pub struct FeedSnapshot {
     tx: Transaction<'static, Postgres>,
+    server: Server,
 }
 
 impl Db {
@@ -89,16 +91,15 @@ impl Db {
     /// The feed at the moment of the first question.
     pub async fn feed_snapshot(&self) -> Result<FeedSnapshot, Error> {
         let tx = self.reads.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        Ok(FeedSnapshot { tx })
+        Ok(FeedSnapshot { tx, server: self.server.clone() })
     }
 }
 
 impl FeedSnapshot {
     /// How the feed stands, with at most `limit` batches from `position` on.
     pub async fn feed(&mut self, position: i64, limit: i64) -> Result<Feed, Error> {
-        let rows = sqlx::query_file!("src/store/sql/feed_batches.sql", position, limit)
-            .fetch_all(&mut *self.tx)
-            .await?;
+        let read = sqlx::query_file!("src/store/sql/feed_batches.sql", position, limit);
+        let rows = self.server.observed("SELECT change_batch", read.fetch_all(&mut *self.tx)).await?;
         let first = rows.first().ok_or(Error::Inconsistent("change_feed has no row"))?;
         let (feed_id, whole_story, retired_through) =
             (first.feed_id, first.whole_story, first.retired_through);
@@ -122,7 +123,7 @@ impl FeedSnapshot {
     ) -> Result<Vec<UsageChange>, Error> {
         let batch_ids: Vec<Uuid> = parts.iter().map(|part| part.batch.batch_id).collect();
         let (after, until): (Vec<i64>, Vec<i64>) = parts.iter().map(|part| (part.after, part.until)).unzip();
-        let rows = sqlx::query_file_as!(
+        let read = sqlx::query_file_as!(
             Recorded,
             "src/store/sql/usage_changes.sql",
             &batch_ids,
@@ -134,8 +135,8 @@ impl FeedSnapshot {
             &filter.resource_ids,
             &filter.model_ids
         )
-        .fetch_all(&mut *self.tx)
-        .await?;
+        .fetch_all(&mut *self.tx);
+        let rows = self.server.observed("SELECT rated_usage_change", read).await?;
         let batch = |part: i64| usize::try_from(part - 1).ok().and_then(|at| parts.get(at));
         let changes = rows.into_iter().filter_map(|row| batch(row.part).map(|part| row.of(part.batch)));
         Ok(changes.collect())

@@ -15,6 +15,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::lease::{self, Lease};
+use super::observed::Server;
 use super::rating_statement::{self, Rated, Rules, Wanted, Writer};
 use super::{Db, Error, error};
 use crate::domain::window::Window;
@@ -28,6 +29,7 @@ pub struct Chunk {
     lease: Lease,
     window: Window,
     batch_id: Uuid,
+    server: Server,
 }
 
 impl Db {
@@ -38,10 +40,15 @@ impl Db {
         window: Window,
         statement_timeout: Duration,
     ) -> Result<Chunk, Error> {
-        let mut tx = self.pool.begin().await?;
-        prepare(&mut tx, lease.ttl, statement_timeout).await?;
-        lease::lock(&mut tx, lease, window).await?;
-        Ok(Chunk { tx, lease: lease.clone(), window, batch_id: Uuid::now_v7() })
+        let lock = async {
+            let mut tx = self.pool.begin().await?;
+            prepare(&mut tx, lease.ttl, statement_timeout).await?;
+            lease::lock(&mut tx, lease, window).await?;
+            Ok::<_, Error>(tx)
+        };
+        let tx = self.server.step("S1", "SELECT rating_lease", lock).await?;
+        let (lease, server) = (lease.clone(), self.server.clone());
+        Ok(Chunk { tx, lease, window, batch_id: Uuid::now_v7(), server })
     }
 }
 
@@ -82,11 +89,19 @@ impl Chunk {
     pub async fn rate(&mut self, rules: Rules<'_>, wanted: Wanted) -> Result<Rated, Error> {
         let writer =
             Writer { run_id: self.lease.run_id.clone(), batch_id: self.batch_id, fence: self.lease.fence };
-        rating_statement::execute(&mut self.tx, self.window, rules, Some(&writer), wanted).await
+        let rate = rating_statement::execute(&mut self.tx, self.window, rules, Some(&writer), wanted);
+        self.server.step("S2", "INSERT rated_usage", rate).await
     }
 
     /// S3 and COMMIT. `left` is what the run has still to do; with nothing left it succeeds.
     pub async fn commit(mut self, rated: &Rated, left: Option<Window>) -> Result<(), Error> {
+        let server = self.server.clone();
+        server.step("S3", "INSERT rating_run_chunk", self.write(rated, left)).await?;
+        let commit = async { self.tx.commit().await.map_err(error::at_commit) };
+        server.step("commit", "COMMIT", commit).await
+    }
+
+    async fn write(&mut self, rated: &Rated, left: Option<Window>) -> Result<(), Error> {
         let counts = &rated.counts;
         let changes = counts.inserted_rollups + counts.updated_rollups + counts.reconciled_deletions;
         record(&mut self.tx, &self.lease, self.window, (changes > 0).then_some(self.batch_id), rated).await?;
@@ -112,7 +127,7 @@ impl Chunk {
             .execute(&mut *self.tx)
             .await?;
         }
-        self.tx.commit().await.map_err(error::at_commit)
+        Ok(())
     }
 }
 
@@ -162,14 +177,14 @@ async fn record(
 impl Db {
     /// A currency other than `currency` that rows of the window are in (R13).
     pub async fn foreign_currency(&self, window: Window, currency: &str) -> Result<Option<String>, Error> {
-        Ok(sqlx::query_scalar!(
+        let look = sqlx::query_scalar!(
             r#"SELECT currency_code AS "currency!" FROM rated_usage
                WHERE window_start >= $1 AND window_start < $2 AND currency_code <> $3::text LIMIT 1"#,
             window.start,
             window.end,
             currency
         )
-        .fetch_optional(&self.pool)
-        .await?)
+        .fetch_optional(&self.pool);
+        self.observed("SELECT rated_usage", look).await
     }
 }

@@ -10,6 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Row, Transaction};
 
 use super::Error;
+use super::observed::Server;
 
 /// How long a connection that comes back may take to say that it is fine.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
@@ -42,6 +43,7 @@ pub struct Db {
     pub(super) reads: PgPool,
     pub(super) control: PgPool,
     pub(super) heartbeats: PgPool,
+    pub(super) server: Server,
 }
 
 impl Db {
@@ -50,6 +52,7 @@ impl Db {
     pub fn new(options: &DbOptions) -> Result<Db, Error> {
         let connect = PgConnectOptions::from_str(&options.url)?.application_name("rater");
         Ok(Db {
+            server: Server::of(&connect),
             pool: pool(options, options.max_connections).connect_lazy_with(connect.clone()),
             reads: pool(options, (options.max_connections / 2).max(2))
                 .after_connect(|connection, _| {

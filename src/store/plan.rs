@@ -21,11 +21,14 @@ impl Db {
         wanted: Wanted,
         statement_timeout: Duration,
     ) -> Result<Rated, Error> {
-        let mut tx = self.pool.begin().await?;
-        chunk::prepare(&mut tx, IDLE_LIMIT, statement_timeout).await?;
-        let rated = rating_statement::execute(&mut tx, window, rules, None, wanted).await?;
-        tx.rollback().await?;
-        Ok(rated)
+        let plan = async {
+            let mut tx = self.pool.begin().await?;
+            chunk::prepare(&mut tx, IDLE_LIMIT, statement_timeout).await?;
+            let rated = rating_statement::execute(&mut tx, window, rules, None, wanted).await?;
+            tx.rollback().await?;
+            Ok::<_, Error>(rated)
+        };
+        self.observed("SELECT billing_event", plan).await
     }
 
     /// What the events of a chunk cost at each of two books, whatever is held of its hours. Both
@@ -36,11 +39,14 @@ impl Db {
         books: [&Pricebook; 2],
         statement_timeout: Duration,
     ) -> Result<[Traffic; 2], Error> {
-        let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
-        chunk::prepare(&mut tx, IDLE_LIMIT, statement_timeout).await?;
-        let first = rating_statement::traffic(&mut tx, window, books[0]).await?;
-        let second = rating_statement::traffic(&mut tx, window, books[1]).await?;
-        tx.rollback().await?;
-        Ok([first, second])
+        let look = async {
+            let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+            chunk::prepare(&mut tx, IDLE_LIMIT, statement_timeout).await?;
+            let first = rating_statement::traffic(&mut tx, window, books[0]).await?;
+            let second = rating_statement::traffic(&mut tx, window, books[1]).await?;
+            tx.rollback().await?;
+            Ok::<_, Error>([first, second])
+        };
+        self.observed("SELECT billing_event", look).await
     }
 }

@@ -4,7 +4,6 @@ use super::{Db, Error};
 
 /// The text of a pricebook that priced something, if this digest did.
 pub async fn find(db: &Db, digest: &str) -> Result<Option<String>, Error> {
-    Ok(sqlx::query_scalar!("SELECT pricebook_yaml FROM pricebook WHERE digest = $1", digest)
-        .fetch_optional(&db.pool)
-        .await?)
+    let found = sqlx::query_scalar!("SELECT pricebook_yaml FROM pricebook WHERE digest = $1", digest);
+    db.observed("SELECT pricebook", found.fetch_optional(&db.pool)).await
 }

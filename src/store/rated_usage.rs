@@ -103,7 +103,7 @@ impl Db {
         limit: i64,
     ) -> Result<Vec<UsageRow>, Error> {
         let text = |of: fn(&UsageKey) -> &str| after.map_or("", of);
-        let rows = sqlx::query_file_as!(
+        let read = sqlx::query_file_as!(
             UsageRow,
             "src/store/sql/rated_usage_page.sql",
             filter.since,
@@ -118,8 +118,8 @@ impl Db {
             text(|key| &key.price_class),
             limit
         )
-        .fetch_all(&self.reads)
-        .await?;
+        .fetch_all(&self.reads);
+        let rows = self.observed("SELECT rated_usage", read).await?;
         Ok(rows)
     }
 }

@@ -39,6 +39,8 @@ pub struct NewRun {
     pub reason: Option<String>,
     /// The plan that it must keep to.
     pub expected_plan_hash: Option<String>,
+    /// The trace that it belongs to.
+    pub traceparent: Option<String>,
     /// How long its lease lives without a heartbeat.
     pub lease_ttl: std::time::Duration,
 }
@@ -66,6 +68,10 @@ pub struct Known {
 impl Db {
     /// Begins a run: finds its request id known, or takes the lease and writes the record.
     pub async fn begin_run(&self, run: &NewRun) -> Result<Begun, Error> {
+        self.observed("INSERT rating_lease", self.begin(run)).await
+    }
+
+    async fn begin(&self, run: &NewRun) -> Result<Begun, Error> {
         let mut tx = self.begin_control().await?;
         sqlx::query!("SELECT pg_advisory_xact_lock($1)", GATE).execute(&mut *tx).await?;
         if let Some(id) = &run.request_id
@@ -92,22 +98,25 @@ impl Db {
 
     /// The run that a caller's request id stands for, if it was used in the last 24 hours.
     pub async fn known_request(&self, requested_by: &str, request_id: &str) -> Result<Option<Known>, Error> {
-        let mut connection = self.pool.acquire().await?;
-        Ok(known(&mut connection, requested_by, request_id).await?)
+        let look = async {
+            let mut connection = self.pool.acquire().await?;
+            known(&mut connection, requested_by, request_id).await
+        };
+        self.observed("SELECT rating_run", look).await
     }
 
     /// Stores the plan that a run keeps to, before its first commit.
     pub async fn store_plan(&self, lease: &Lease, hours: &[HourHash]) -> Result<(), Error> {
         let hours: Vec<Vec<u8>> = hours.iter().map(|hash| hash.to_vec()).collect();
-        let stored = sqlx::query!(
+        let store = sqlx::query!(
             "UPDATE rating_run SET hour_hashes = $3 WHERE run_id = $1
                  AND EXISTS (SELECT FROM rating_lease WHERE run_id = $1 AND fence = $2)",
             lease.run_id,
             lease.fence,
             &hours
         )
-        .execute(&self.pool)
-        .await?;
+        .execute(&self.pool);
+        let stored = self.observed("UPDATE rating_run", store).await?;
         if stored.rows_affected() == 1 { Ok(()) } else { Err(Error::LeaseLost) }
     }
 }
@@ -161,8 +170,9 @@ async fn record(connection: &mut PgConnection, run: &NewRun, fence: i64) -> Resu
     sqlx::query!(
         "INSERT INTO rating_run (run_id, window_start, window_end, trigger, rate_basis, state,
              pricebook_digest, currency_code, fence, requested_by, request_id, request_hash, reason,
-             expected_plan_hash, started_at, told)
-         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp(), false)",
+             expected_plan_hash, traceparent, started_at, told)
+         VALUES ($1, $2, $3, $4, $5, 'running', $6, $7, $8, $9, $10, $11, $12, $13, $14, clock_timestamp(),
+             false)",
         run.run_id,
         run.window.start,
         run.window.end,
@@ -175,7 +185,8 @@ async fn record(connection: &mut PgConnection, run: &NewRun, fence: i64) -> Resu
         run.request_id,
         run.request_hash,
         run.reason,
-        run.expected_plan_hash
+        run.expected_plan_hash,
+        run.traceparent
     )
     .execute(connection)
     .await?;

@@ -36,6 +36,10 @@ impl Db {
     /// What it leaves is what its lease still covers: that knows of a chunk whose COMMIT was done
     /// and not answered. False: the lease is another's by now, or nobody's, and so is the record.
     pub async fn leave_run(&self, lease: &Lease, leaves: &Leaves<'_>) -> Result<bool, Error> {
+        self.observed("UPDATE rating_run", self.leave(lease, leaves)).await
+    }
+
+    async fn leave(&self, lease: &Lease, leaves: &Leaves<'_>) -> Result<bool, Error> {
         let (state, failure, fruitless) = match leaves {
             Leaves::Failed(failure) => (RunState::Failed, Some(failure), false),
             Leaves::Cancelled => (RunState::Cancelled, None, false),
@@ -77,6 +81,10 @@ impl Db {
     /// Ends a run of which nothing is left to do: its last chunk was committed, and nobody was there
     /// any more to say so.
     pub async fn complete_run(&self, lease: &Lease) -> Result<(), Error> {
+        self.observed("UPDATE rating_run", self.complete(lease)).await
+    }
+
+    async fn complete(&self, lease: &Lease) -> Result<(), Error> {
         let mut tx = self.begin_control().await?;
         let given_back = sqlx::query!(
             "DELETE FROM rating_lease WHERE run_id = $1 AND fence = $2",
@@ -101,6 +109,10 @@ impl Db {
     /// Asks a run to stop: it ends after the chunk in flight, or at once where no process runs
     /// it. The state that this gave it; none where it had ended, or was asked before.
     pub async fn cancel_run(&self, run_id: &str) -> Result<Option<RunState>, Error> {
+        self.observed("UPDATE rating_run", self.cancel(run_id)).await
+    }
+
+    async fn cancel(&self, run_id: &str) -> Result<Option<RunState>, Error> {
         // Not at the gate: its row may be locked by its last chunk, which is about to commit.
         let asked = sqlx::query!(
             "UPDATE rating_run SET state = 'cancelling'

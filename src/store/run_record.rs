@@ -51,6 +51,8 @@ pub struct RunRecord {
     pub remaining_end: Option<DateTime<Utc>>,
     /// Deleted and shrunk rollups that the brake refused.
     pub refused_rollups: Option<i64>,
+    /// The trace of the call that began it.
+    pub traceparent: Option<String>,
     /// What its committed chunks did.
     pub counts: Counts,
     /// What their deleted and shrunk rollups lost.
@@ -102,7 +104,7 @@ impl Db {
     ) -> Result<Vec<RunRecord>, Error> {
         let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
         let triggers: Vec<String> = filter.triggers.iter().map(|t| t.as_str().to_owned()).collect();
-        let rows = sqlx::query_file!(
+        let read = sqlx::query_file!(
             "src/store/sql/run_records.sql",
             run_id,
             &states,
@@ -111,8 +113,8 @@ impl Db {
             after.map(|key| key.run_id.as_str()),
             limit
         )
-        .fetch_all(&self.pool)
-        .await?;
+        .fetch_all(&self.pool);
+        let rows = self.observed("SELECT rating_run", read).await?;
         rows.into_iter()
             .map(|r| {
                 let window = Window { start: r.window_start, end: r.window_end };
@@ -147,6 +149,7 @@ impl Db {
                     error_message: r.error_message,
                     remaining_end: r.remaining_end,
                     refused_rollups: r.refused_rollups,
+                    traceparent: r.traceparent,
                 })
             })
             .collect()

@@ -72,7 +72,7 @@ impl Db {
             SummaryOrder::Key(after) => (after, false),
             SummaryOrder::Cost => (None, true),
         };
-        let rows = sqlx::query_file!(
+        let read = sqlx::query_file!(
             "src/store/sql/summary_page.sql",
             filter.since,
             filter.until,
@@ -91,8 +91,8 @@ impl Db {
             dearest,
             limit
         )
-        .fetch_all(&self.reads)
-        .await?;
+        .fetch_all(&self.reads);
+        let rows = self.observed("SELECT rated_usage", read).await?;
         let totals = rows.into_iter().map(|r| Summary {
             key: SummaryKey {
                 auth_id: r.auth_id,

@@ -77,6 +77,10 @@ impl Db {
 
     /// What a run has left behind.
     pub async fn legacy(&self, run_id: &str) -> Result<Legacy, Error> {
+        self.observed("SELECT rating_run_chunk", self.left_behind(run_id)).await
+    }
+
+    async fn left_behind(&self, run_id: &str) -> Result<Legacy, Error> {
         let chunks = sqlx::query!(
             "SELECT chunk_start, chunk_end FROM rating_run_chunk WHERE run_id = $1 ORDER BY chunk_start",
             run_id

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_arithmetic)]
 
+mod access;
 mod admin;
 mod adoption;
 mod audit;
@@ -22,7 +23,9 @@ mod hostile;
 mod imports;
 mod invariants;
 mod ledger;
+mod limits;
 mod migrations;
+mod ops;
 mod plan;
 mod plans;
 mod pricebooks;
@@ -33,5 +36,7 @@ mod reading;
 mod rig;
 mod runs;
 mod stage;
+mod stopping;
 mod summaries;
 mod takeover;
+mod telemetry;

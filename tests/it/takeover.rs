@@ -267,6 +267,7 @@ async fn the_end_of_a_run_and_its_takeover_do_not_deadlock() {
             request_hash: String::new(),
             reason: None,
             expected_plan_hash: None,
+            traceparent: None,
             lease_ttl: Duration::from_millis(1),
         };
         let Begun::Started(lease, _) = db.begin_run(&run).await.unwrap() else { panic!("not begun") };

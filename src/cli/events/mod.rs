@@ -71,6 +71,11 @@ pub struct Send {
 }
 
 impl Events {
+    /// Whether it keeps a log of its own, and tells of itself there.
+    pub fn logs(&self) -> bool {
+        matches!(self.command, Command::Forward(_) | Command::Resend(_))
+    }
+
     /// Runs the command.
     pub async fn run(self) -> ExitCode {
         let send = match self.command {

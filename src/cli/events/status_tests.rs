@@ -27,7 +27,7 @@ fn json(folder: &std::path::Path) -> Value {
 }
 
 async fn forwarder(folder: &std::path::Path) -> Forwarder {
-    let server = Server { url: "http://127.0.0.1:1".into(), tls_ca: None };
+    let server = Server { url: "http://127.0.0.1:1".into(), ..Server::default() };
     Forwarder::open(folder, &server, Options::default()).await.expect("a spool").0
 }
 

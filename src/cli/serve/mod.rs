@@ -1,7 +1,10 @@
 //! `rater serve`: the service. Everything is checked before anything listens; SIGTERM drains:
-//! no new calls, the chunk in flight commits, then out, within a limit.
+//! not ready at once, no new calls, what is in flight ends, then out, within a grace.
 
+mod access;
+mod limits;
 mod process;
+mod stopping;
 mod values;
 
 use std::net::SocketAddr;
@@ -11,7 +14,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::access::AccessOptions;
+use self::limits::LimitOptions;
 pub(super) use self::values::change_retention;
+
 use self::values::{lease_ttl, parallel, percent};
 use super::database::DatabaseOptions;
 use super::duration;
@@ -42,6 +48,8 @@ pub struct Serve {
     /// Where /metrics, /healthz and /readyz are
     #[arg(long, env = "RATER_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     admin_listen: SocketAddr,
+    #[command(flatten)]
+    access: AccessOptions,
     /// The window of a routine run
     #[arg(long, env = "RATER_TRAILING_HOURS", value_name = "HOURS", default_value_t = 24)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=8784))]
@@ -71,10 +79,6 @@ pub struct Serve {
     /// How long change records are kept for consumers, such as 90d; without it for ever
     #[arg(long, env = "RATER_CHANGE_RETENTION", value_name = "DURATION", value_parser = change_retention)]
     change_retention: Option<Duration>,
-    /// How long a stop waits for calls and chunks in flight
-    #[arg(long, env = "RATER_DRAIN_LIMIT", value_name = "DURATION", default_value = "30s")]
-    #[arg(value_parser = duration::parse)]
-    drain_limit: Duration,
     /// Connections to the database for work; reads have half as many beside them
     #[arg(long, env = "RATER_DATABASE_CONNECTIONS", value_name = "COUNT", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u32).range(4..=1000))]
@@ -83,6 +87,8 @@ pub struct Serve {
     #[arg(long, env = "RATER_MAX_BATCHES", value_name = "COUNT", default_value_t = DEFAULT_MAX_BATCHES as u32)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_batches: u32,
+    #[command(flatten)]
+    limits: LimitOptions,
     /// What is logged, as in RUST_LOG
     #[arg(long, env = "RATER_LOG", value_name = "FILTER", default_value = DEFAULT_FILTER)]
     log: String,
@@ -96,6 +102,9 @@ impl Serve {
     pub async fn run(self) -> ExitCode {
         if let Err(error) = telemetry::init(self.log_format, &self.log) {
             return fail(&error.to_string());
+        }
+        if let Err(message) = self.access.check(self.listen) {
+            return refuse(&message);
         }
         let pricebooks = match Pricebooks::load(&self.pricebook) {
             Ok(pricebooks) => Arc::new(pricebooks),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Serve;
+use super::access::Guarded;
+use super::stopping::told_to_stop;
 use crate::admin::{self, AdminState};
 use crate::cli::database;
 use crate::domain::outcome::possible_findings;
@@ -20,6 +21,7 @@ use crate::grpc;
 use crate::grpc::server::Serving;
 use crate::metrics::Metrics;
 use crate::service::change_retention::retire_changes;
+use crate::service::observe::observe;
 use crate::service::pricebooks::Pricebooks;
 use crate::service::rate_window::{Rater, RatingConfig};
 use crate::service::readiness::{self, Readiness, Timing};
@@ -27,6 +29,7 @@ use crate::service::record_events::EventIntake;
 use crate::service::scans::Scans;
 use crate::service::{schema, table_jobs};
 use crate::store::{DbOptions, Duties};
+use crate::telemetry;
 
 /// RateWindow calls in flight, most of which wait.
 const MAX_RATE_CALLS: usize = 1_000;
@@ -38,6 +41,7 @@ pub(super) struct Parts {
     duties: Duties,
     listener: TcpListener,
     admin_listener: TcpListener,
+    guarded: Guarded,
 }
 
 impl Serve {
@@ -56,6 +60,8 @@ impl Serve {
             max_connections: self.database_connections,
             acquire_timeout: database::ACQUIRE_TIMEOUT,
         };
+        let metrics = Arc::new(Metrics::new());
+        let guarded = self.access.load(&metrics)?;
         let db = database::open(&db_options.url, db_options.max_connections)?;
         if self.migrate {
             schema::up(&db).await.map_err(|error| error.to_string())?;
@@ -69,13 +75,14 @@ impl Serve {
         };
         let listener = bind("--listen", self.listen).await?;
         let admin_listener = bind("--admin-listen", self.admin_listen).await?;
-        let metrics = Arc::new(Metrics::new());
         pricebooks.publish(&metrics);
         for trigger in [Trigger::Routine, Trigger::Backfill] {
             for finding in possible_findings(trigger) {
                 metrics.finding(finding.code.as_str(), finding.severity.as_str(), trigger.as_str(), 0);
             }
         }
+        let shown = metrics.clone();
+        telemetry::export_metrics(move || shown.encode());
         let rater = Arc::new(Rater {
             scans: Scans::of(&db),
             db,
@@ -97,23 +104,28 @@ impl Serve {
             chunks: Semaphore::new((self.database_connections / 2) as usize),
             plans: Semaphore::new((self.database_connections / 8).max(1) as usize),
         });
-        Ok(Parts { db_options, rater, duties, listener, admin_listener })
+        Ok(Parts { db_options, rater, duties, listener, admin_listener, guarded })
     }
 
     pub(super) async fn serve(&self, parts: Parts) -> Result<(), String> {
-        let Parts { db_options, rater, duties, listener, admin_listener } = parts;
+        let Parts { db_options, rater, duties, listener, admin_listener, guarded } = parts;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         let admin_address = admin_listener.local_addr().map_err(|error| error.to_string())?;
         let stop = rater.stop.clone();
         let background = TaskTracker::new();
         let (published, ready) = watch::channel(Readiness::unknown());
-        let mut first_look = ready.clone();
-        background.spawn(readiness::watch(db_options, Timing::default(), published, stop.clone()));
+        let (mut first_look, unready) = (ready.clone(), published.clone());
+        background.spawn(readiness::watch(db_options.clone(), Timing::default(), published, stop.clone()));
         // Checked a moment ago: the first health check must not meet "unknown".
         let _ = tokio::time::timeout(Duration::from_secs(5), first_look.wait_for(Readiness::is_ready)).await;
         let metrics = rater.metrics.clone();
+        let (records, closing_delay, stopped) = (metrics.clone(), self.closing_delay, stop.clone());
+        let seen = ready.clone();
+        background.spawn(async move { observe(db_options, closing_delay, &records, seen, stopped).await });
         let changed = move |books: &Pricebooks| books.publish(&metrics);
         background.spawn(rater.pricebooks.clone().watch(stop.clone(), changed));
+        guarded.watch(&background, &stop);
+        guarded.tell(self.listen);
         tell_duties(duties);
         if duties.rating {
             background.spawn(rater.clone().sweep());
@@ -139,49 +151,45 @@ impl Serve {
             pricebook_digest = rater.pricebooks.current().book.digest(),
             "listening"
         );
-        let stopping = stop.clone();
-        let serving = Serving { listener, rater: rater.clone(), intake, readiness: ready, tls: None };
+        let left = rater.clone();
+        let serving = Serving {
+            listener,
+            rater: rater.clone(),
+            intake,
+            readiness: ready,
+            access: guarded.layer(),
+            open: guarded.open,
+            tls: guarded.tls,
+            limits: self.limits.limits(),
+        };
+        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len());
         let server = grpc::server::serve(serving, async move {
-            told_to_stop().await;
+            told.await;
+            // First of all, and before anything that takes time.
+            unready.send_modify(|readiness| readiness.stopping = true);
             tracing::info!("stopping: no new calls, what is in flight ends");
-            stopping.cancel();
         });
-        let result = self.drain(server, &rater).await;
+        let result = drain(server, &rater).await;
         drained.cancel();
         background.close();
         let _ = tokio::time::timeout(Duration::from_secs(5), background.wait()).await;
         tracing::info!("stopped");
         result
     }
+}
 
-    /// Lets the server end by itself, and everything that is in flight when it is told to stop
-    /// only for so long: a client that says nothing would hold it for ever.
-    async fn drain(
-        &self,
-        server: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
-        rater: &Rater,
-    ) -> Result<(), String> {
-        let too_long = async {
-            rater.stop.cancelled().await;
-            tokio::time::sleep(self.drain_limit).await;
-        };
-        let in_flight = async {
-            let served = server.await.map_err(|error| format!("the server failed: {error}"));
-            // A failed server leaves runs that still want to end well.
-            rater.stop.cancel();
-            rater.runs.close();
-            rater.runs.wait().await;
-            served
-        };
-        tokio::select! {
-            result = in_flight => result,
-            () = too_long => {
-                let runs = rater.runs.len();
-                tracing::warn!(runs, "the drain limit is over; leaving with calls or runs in flight");
-                Ok(())
-            }
-        }
-    }
+/// Lets the server end by itself, and with it the runs in flight. A client that says nothing would
+/// hold it for ever: the grace ends that.
+async fn drain(
+    server: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
+    rater: &Rater,
+) -> Result<(), String> {
+    let served = server.await.map_err(|error| format!("the server failed: {error}"));
+    // A failed server leaves runs that still want to end well.
+    rater.stop.cancel();
+    rater.runs.close();
+    rater.runs.wait().await;
+    served
 }
 
 /// What the role may not do is not even tried, and said once.
@@ -194,17 +202,5 @@ fn tell_duties(duties: Duties) {
             "the database role may not do all of this: runs without a process and old changes are left to a \
              service whose role may"
         );
-    }
-}
-
-async fn told_to_stop() {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-        tracing::error!("signals can't be watched; the service must be killed to stop it");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }

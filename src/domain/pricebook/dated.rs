@@ -6,9 +6,10 @@
 use chrono::{DateTime, Datelike, Utc};
 
 use super::book::{Start, Timeline};
-use super::diagnostic::{Path, Place, Shown};
-use super::fields::{Check, Slot};
-use super::yaml::{Kind, Node};
+use super::fields::Check;
+use crate::domain::yaml::diagnostic::{Path, Place, Shown};
+use crate::domain::yaml::fields::Slot;
+use crate::domain::yaml::{Kind, Node};
 
 /// The key that dates an entry. Every entry may have it beside its own keys.
 pub(super) const EFFECTIVE_FROM: &str = "effective_from";
@@ -44,7 +45,7 @@ impl Check<'_> {
         for (index, node) in items.iter().enumerate() {
             let path = path.index(index);
             if !matches!(node.kind, Kind::Map(_)) {
-                self.bad_type(node, &path, wanted);
+                self.report.bad_type(node, &path, wanted);
                 continue;
             }
             let start = self.start(node, &path, last, index == 0);
@@ -75,7 +76,7 @@ impl Check<'_> {
             self.report.error("missing_effective_from", entry.place, path, message);
             return None;
         };
-        let text = self.text(&field.value, path, "a time, such as 2026-07-01T00:00:00Z")?;
+        let text = self.report.text(&field.value, path, "a time, such as 2026-07-01T00:00:00Z")?;
         let at = field.value.place;
         let Some(time) = rfc3339(text) else {
             let message =

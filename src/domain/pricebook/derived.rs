@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use super::book::{COMPONENTS, Premium, Start, Terms, Timeline, meetings};
 use super::dated::Placed;
-use super::diagnostic::{Path, Place, Shown};
 use super::fields::Check;
 use super::number::{Flaw, billable};
 use crate::domain::money::Rate;
+use crate::domain::yaml::diagnostic::{Path, Place, Shown};
 
 /// The most times at which base prices and premiums may meet, over all models. It bounds what
 /// a small file can make of itself: a thousand models under a thousand premiums.

@@ -5,14 +5,13 @@
 //! so that a [`Pricebook`] that exists resolves every rate exactly (R1, R11). What it refuses
 //! is listed, code by code and with its place, in `tests`.
 //!
-//! The flow: text, `yaml` (a tree with places), `parse` (with `fields`, `number`, `dated` and
+//! The flow: text, [`super::yaml`] (a tree with places), `parse` (with `fields`, `number`, `dated` and
 //! `premium` for its parts), `derived` (what base prices and premiums make of each other),
 //! `book` (the normalised result), then `resolve` and `digest` on that.
 
 mod book;
 mod dated;
 mod derived;
-mod diagnostic;
 mod digest;
 mod fields;
 mod number;
@@ -21,14 +20,13 @@ mod premium;
 mod resolve;
 #[cfg(test)]
 mod tests;
-mod yaml;
 
 use chrono::{DateTime, Utc};
 
 use crate::domain::money::Rate;
+pub use crate::domain::yaml::diagnostic::{Diagnostic, DiagnosticSeverity, MAX_DIAGNOSTICS};
+use crate::domain::yaml::diagnostic::{Path, Place, Report};
 use book::Book;
-pub use diagnostic::{Diagnostic, DiagnosticSeverity, MAX_DIAGNOSTICS};
-use diagnostic::{Path, Place, Report};
 
 /// The largest pricebook, in bytes: 1 MiB.
 pub const MAX_BYTES: usize = 1 << 20;

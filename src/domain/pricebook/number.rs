@@ -1,10 +1,11 @@
 //! Rates and factors: from text to exact decimals (R1), and the checks that every rate passes
 //! before it may price anything: plain, quoted, in bounds, and not zero by accident (R11).
 
-use super::diagnostic::{Path, Shown};
-use super::fields::{Check, Slot};
-use super::yaml::Kind;
+use super::fields::Check;
 use crate::domain::money::{MoneyError, Rate};
+use crate::domain::yaml::Kind;
+use crate::domain::yaml::diagnostic::{Path, Shown};
+use crate::domain::yaml::fields::Slot;
 
 /// The codes and the noun for one kind of number.
 struct Words {
@@ -132,11 +133,11 @@ impl Check<'_> {
     fn decimal(&mut self, slot: Slot<'_>, path: &Path<'_>, words: &Words) -> Option<Rate> {
         let (node, noun) = (slot.node, words.noun);
         let Kind::Scalar { text, plain } = &node.kind else {
-            self.bad_type(node, path, "a quoted decimal, such as \"0.0000002\"");
+            self.report.bad_type(node, path, "a quoted decimal, such as \"0.0000002\"");
             return None;
         };
         if node.is_null() {
-            self.bad_type(node, path, "a quoted decimal, such as \"0.0000002\"");
+            self.report.bad_type(node, path, "a quoted decimal, such as \"0.0000002\"");
             return None;
         }
         if *plain && looks_like_a_number(text) {

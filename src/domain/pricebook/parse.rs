@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::book::{Book, FineTune, Terms, Timeline};
 use super::dated::{EFFECTIVE_FROM, Placed};
 use super::derived::{Derivation, Fed};
-use super::diagnostic::{Path, Place, Report, Shown};
-use super::fields::{Check, Fields, Slot};
-use super::yaml::{self, Node};
+use super::fields::Check;
 use crate::domain::money::{MAX_SCALE, Rate};
+use crate::domain::yaml::diagnostic::{Path, Place, Report, Shown};
+use crate::domain::yaml::fields::{Fields, Slot};
+use crate::domain::yaml::{self, Node, Words};
 
 /// The only version of the format there is.
 const VERSION: u64 = 1;
@@ -17,6 +18,8 @@ const DEFAULT_CURRENCY: &str = "USD";
 const MAX_PER: u32 = 1_000_000;
 /// What fine-tunes are called, and nothing else.
 pub(super) const FINE_TUNE_PREFIX: &str = "ft:";
+
+const WORDS: Words = Words { noun: "pricebook", least: "version and base_models", depth: 4 };
 
 const ROOT_KEYS: [&str; 8] = [
     "version",
@@ -34,7 +37,7 @@ const WANTED_FINE_TUNE: &str = "a fine-tune, such as {derived_from: \"acme/large
 
 /// Checks `text`; a book, if there is one, is without errors.
 pub(super) fn book(text: &str, report: &mut Report) -> Option<Book> {
-    let root = yaml::read(text, report)?;
+    let root = yaml::read(text, &WORDS, report)?;
     let book = Check { report, per: None, rate_scale: None }.root(&root);
     // An error that no value depends on (an unknown key) still refuses the book.
     book.filter(|_| !report.has_errors())
@@ -43,8 +46,12 @@ pub(super) fn book(text: &str, report: &mut Report) -> Option<Book> {
 impl Check<'_> {
     fn root(&mut self, root: &Node<'_>) -> Option<Book> {
         let path = Path::Root;
-        let fields =
-            self.fields(root, &path, "a pricebook: a mapping with version and base_models", &ROOT_KEYS)?;
+        let fields = self.report.fields(
+            root,
+            &path,
+            "a pricebook: a mapping with version and base_models",
+            &ROOT_KEYS,
+        )?;
         self.version(fields, root.place);
         let currency = self.currency(fields);
         self.rate_scale = self.rate_scale(fields);
@@ -80,7 +87,7 @@ impl Check<'_> {
             let message = format_args!("the version is missing; write version: {VERSION}");
             return self.report.error("missing_version", root, &path, message);
         };
-        match self.integer(version.node, &path) {
+        match self.report.integer(version.node, &path) {
             None | Some(VERSION) => {}
             Some(_) => {
                 let message = format_args!("an unknown version of the format; write version: {VERSION}");
@@ -92,7 +99,7 @@ impl Check<'_> {
     fn currency(&mut self, fields: Fields<'_>) -> Option<String> {
         let Some(currency) = fields.get("currency") else { return Some(DEFAULT_CURRENCY.to_owned()) };
         let path = Path::Root.key("currency");
-        let code = self.text(currency.node, &path, "a currency, such as USD")?;
+        let code = self.report.text(currency.node, &path, "a currency, such as USD")?;
         if code.len() == 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
             return Some(code.to_owned());
         }
@@ -105,7 +112,7 @@ impl Check<'_> {
     fn rate_scale(&mut self, fields: Fields<'_>) -> Option<u32> {
         let Some(scale) = fields.get("rate_scale") else { return Some(MAX_SCALE) };
         let path = Path::Root.key("rate_scale");
-        let value = self.integer(scale.node, &path)?;
+        let value = self.report.integer(scale.node, &path)?;
         let known = u32::try_from(value).ok().filter(|value| *value <= MAX_SCALE);
         if known.is_none() {
             let message = format_args!("rate_scale goes from 0 to {MAX_SCALE}");
@@ -117,7 +124,7 @@ impl Check<'_> {
     fn per(&mut self, fields: Fields<'_>) -> Option<u32> {
         let Some(per) = fields.get("per") else { return Some(1) };
         let path = Path::Root.key("per");
-        let value = self.integer(per.node, &path)?;
+        let value = self.report.integer(per.node, &path)?;
         let known = (0..=MAX_PER.ilog10()).map(|zeros| 10u32.pow(zeros)).find(|p| u64::from(*p) == value);
         if known.is_none() {
             let message = format_args!("per is a power of ten from 1 to {MAX_PER}");
@@ -161,7 +168,7 @@ impl Check<'_> {
     fn terms(&mut self, slot: Slot<'_>, path: &Path<'_>) -> Option<Placed<Terms>> {
         self.timeline(slot, path, WANTED_RATE, |check, slot, path| {
             let known = [EFFECTIVE_FROM, "prompt", "cached", "completion"];
-            let fields = check.fields(slot.node, path, WANTED_RATE, &known)?;
+            let fields = check.report.fields(slot.node, path, WANTED_RATE, &known)?;
             let prompt = check.component(fields, slot, path, "prompt");
             let cached = check.component(fields, slot, path, "cached");
             let completion = check.component(fields, slot, path, "completion");
@@ -197,7 +204,8 @@ impl Check<'_> {
                 );
                 self.report.error("fine_tune_without_ft_id", slot.at, &path, message);
             }
-            let Some(fields) = self.fields(slot.node, &path, WANTED_FINE_TUNE, &["derived_from", "rate"])
+            let Some(fields) =
+                self.report.fields(slot.node, &path, WANTED_FINE_TUNE, &["derived_from", "rate"])
             else {
                 continue;
             };
@@ -233,7 +241,7 @@ impl Check<'_> {
         path: &Path<'_>,
         base_models: &BaseModels<'_>,
     ) -> Option<&'n str> {
-        let base = self.text(slot.node, path, "the id of a base model")?;
+        let base = self.report.text(slot.node, path, "the id of a base model")?;
         if base.starts_with(FINE_TUNE_PREFIX) {
             let message =
                 format_args!("{} is a fine-tune; derive from the base model itself, in one hop", Shown(base));

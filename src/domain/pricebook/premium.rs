@@ -3,8 +3,9 @@
 
 use super::book::Premium;
 use super::dated::{EFFECTIVE_FROM, Placed};
-use super::diagnostic::{Path, Shown};
-use super::fields::{Check, Fields, Slot};
+use super::fields::Check;
+use crate::domain::yaml::diagnostic::{Path, Shown};
+use crate::domain::yaml::fields::{Fields, Slot};
 
 const WANTED: &str = "a policy, such as {policy: multiplier, factor: \"1.5\"}";
 
@@ -16,14 +17,14 @@ impl Check<'_> {
 
     fn premium_entry(&mut self, slot: Slot<'_>, path: &Path<'_>) -> Option<Premium> {
         let known = [EFFECTIVE_FROM, "policy", "factor", "markup"];
-        let fields = self.fields(slot.node, path, WANTED, &known)?;
+        let fields = self.report.fields(slot.node, path, WANTED, &known)?;
         let policy_path = path.key("policy");
         let Some(policy) = fields.get("policy") else {
             let message = "a premium needs a policy: identity, multiplier or markup";
             self.report.error("missing_policy", slot.at, &policy_path, message);
             return None;
         };
-        match self.text(policy.node, &policy_path, "a policy: identity, multiplier or markup")? {
+        match self.report.text(policy.node, &policy_path, "a policy: identity, multiplier or markup")? {
             "identity" => {
                 let factor = self.without(fields, path, "factor", "identity");
                 let markup = self.without(fields, path, "markup", "identity");

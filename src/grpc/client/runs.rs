@@ -80,7 +80,10 @@ impl Watch {
                 Ok(None) => Failure::ended(),
                 Err(failure) => failure,
             };
-            self.stream = None;
+            if self.stream.take().is_some() && failure.is_a_streams_deadline() {
+                self.absence.over();
+                continue;
+            }
             match self.absence.after(failure) {
                 After::Tell(failure) => return Ok(Watched::Away(failure)),
                 After::TryAgain => {}

@@ -64,7 +64,7 @@ pub(crate) struct Scripted {
 impl Scripted {
     /// Where it is.
     pub(crate) fn server(&self) -> Server {
-        Server { url: self.url.clone(), tls_ca: None }
+        Server { url: self.url.clone(), ..Server::default() }
     }
 
     /// The ids of the events that it stored.

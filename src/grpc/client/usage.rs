@@ -76,7 +76,10 @@ impl Changes {
                 Ok(None) => Failure::ended(),
                 Err(failure) => failure,
             };
-            self.stream = None;
+            if self.stream.take().is_some() && failure.is_a_streams_deadline() {
+                self.absence.over();
+                continue;
+            }
             if self.opened.take().is_some_and(|opened| opened.elapsed() > WAS_SERVED) {
                 self.absence.over();
             }

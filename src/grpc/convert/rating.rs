@@ -13,8 +13,8 @@ use crate::service::Error;
 use crate::service::rate_window::RateRequest;
 use crate::service::report::Report;
 
-/// A request.
-pub fn rate_request(request: proto::RateWindowRequest) -> Result<RateRequest, Error> {
+/// A request of the caller with this name.
+pub fn rate_request(request: proto::RateWindowRequest, requested_by: String) -> Result<RateRequest, Error> {
     let mut wrong = Vec::new();
     let asked = Asked {
         since: bound("since", request.since, &mut wrong),
@@ -34,7 +34,7 @@ pub fn rate_request(request: proto::RateWindowRequest) -> Result<RateRequest, Er
         request_id: request.request_id,
         reason: request.reason,
         detach: request.detach,
-        requested_by: String::new(),
+        requested_by,
     })
 }
 

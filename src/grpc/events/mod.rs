@@ -1,5 +1,5 @@
 //! EventService on the wire. What calls hold in memory is bounded however many come at once, and at
-//! whatever pace: those on their way by the bytes that they have sent ([`body`]), and those that are
+//! whatever pace: those on their way by the bytes that they have sent ([`super::message`]), and those that are
 //! whole by their places. Past either the answer is OVERLOADED, at once, and with nothing read where
 //! all places are taken. A batch gets its place when it is whole, so one that crawls in takes none.
 //! It is read event by event ([`batch`]), so that one which is no event at all is named like any
@@ -8,27 +8,25 @@
 //! It takes the place of the generated server, which reads and decodes first and asks afterwards.
 
 mod batch;
-mod body;
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tonic::body::Body;
-use tonic::codegen::http::{self, HeaderMap};
+use tonic::codegen::http;
 use tonic::codegen::{BoxFuture, Service};
-use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status};
 
 use super::convert::events::record_events_response;
-use super::deadline::patience;
+use super::deadline::Deadline;
+use super::message::{Room, What};
 use super::status::{batch_deadline_passed, status, unknown_method};
 use crate::proto::RecordEventsResponse;
 use crate::service::Error;
 use crate::service::record_events::{EventIntake, Place};
 use batch::{Batch, BatchCodec};
-use body::Room;
 
 const RECORD_EVENTS: &str = "/rating.v1.EventService/RecordEvents";
 
@@ -46,7 +44,7 @@ pub struct EventServer {
 impl EventServer {
     /// Serves `intake`.
     pub fn new(intake: EventIntake) -> EventServer {
-        EventServer { intake, room: Room::new(), arrives_within: ARRIVES_WITHIN }
+        EventServer { intake, room: Room::of(What::Batch), arrives_within: ARRIVES_WITHIN }
     }
 
     /// The same with another limit on how long a batch may take to arrive.
@@ -81,9 +79,9 @@ impl Service<http::Request<Body>> for EventServer {
 
 impl EventServer {
     async fn record_events(&self, request: http::Request<Body>) -> http::Response<Body> {
-        match patience(&metadata(request.headers())) {
+        match Deadline::known(request.extensions(), request.headers()) {
             None => self.answer(request).await,
-            Some(patience) => tokio::time::timeout(patience, self.answer(request))
+            Some(deadline) => tokio::time::timeout_at(deadline.at(), self.answer(request))
                 .await
                 .unwrap_or_else(|_| batch_deadline_passed().into_http()),
         }
@@ -105,10 +103,6 @@ impl EventServer {
         let request = http::Request::from_parts(head, Body::new(arrived));
         Grpc::new(BatchCodec).unary(Record(Some(place)), request).await
     }
-}
-
-fn metadata(headers: &HeaderMap) -> MetadataMap {
-    MetadataMap::from_headers(headers.clone())
 }
 
 /// The one call that a place is for.

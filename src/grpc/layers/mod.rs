@@ -1,9 +1,13 @@
 //! What every call goes through on its way to a service, the outermost first: it is told
-//! ([`calls`]), bounded ([`limits`]), and its caller is known and allowed ([`access`]).
+//! ([`calls`]), its defects are its own ([`panics`]), its caller is known and allowed ([`access`]),
+//! and it is bounded ([`limits`]).
 
 pub mod access;
 pub mod calls;
+mod held;
 pub mod limits;
+pub mod panics;
+mod rate;
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};

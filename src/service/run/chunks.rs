@@ -6,14 +6,15 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
-use super::Execution;
 use super::survey::Limits;
+use super::{Execution, span};
 use crate::domain::money::Money;
 use crate::domain::outcome::Counts;
 use crate::domain::window::Window;
-use crate::service::Error;
 use crate::service::rate_window::Rater;
+use crate::service::{Error, FailureReason};
 use crate::store::{self, Chunk, Rated, Rules};
 
 /// What is committed, by whichever process.
@@ -113,7 +114,12 @@ impl Execution<'_> {
     async fn work_through(&self, tracker: &Mutex<Tracker>, limits: &Limits) -> Result<(), Error> {
         loop {
             let Some(chunk) = tracker.lock().await.begin() else { return Ok(()) };
-            if let Err(error) = self.rate_chunk(chunk, tracker, limits).await {
+            let span = span::chunk(chunk);
+            let rated = self.rate_chunk(chunk, tracker, limits).instrument(span.clone()).await;
+            if let Err(error) = rated {
+                let reason = FailureReason::from(&error);
+                let asked = matches!(reason, FailureReason::RunCancelled | FailureReason::ShuttingDown);
+                span::fail(&span, reason.as_str(), !asked);
                 // Those in flight still commit; no other begins.
                 tracker.lock().await.halted = true;
                 return Err(error);
@@ -139,6 +145,7 @@ impl Execution<'_> {
         limits.check_decrease(tracker.done(), &done)?;
         within(self.patience(), open.commit(&rated, tracker.left_without(Some(chunk)))).await?;
         tracker.commit(chunk, done);
+        span::count(&Span::current(), &rated.counts, Some(rated.lost_cost));
         self.tell_chunk(chunk, &rated);
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! it to the log and the metrics. Whoever ends a run tells its findings, all of them.
 
 mod chunks;
+pub(super) mod span;
 mod survey;
 mod tell;
 
@@ -14,6 +15,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, Span};
 
 use super::error::{Error, FailureReason, RunFailure};
 use super::rate_window::Rater;
@@ -23,6 +25,7 @@ use crate::domain::pricebook::Pricebook;
 use crate::domain::run_state::RunState;
 use crate::domain::window::{RateBasis, Trigger, Window};
 use crate::store::{self, Db, Failure, Lease, Leaves, Legacy, NewRun, RunRecord};
+use crate::telemetry;
 use chunks::{Done, Tracker};
 
 /// What is kept of an error's text, in bytes.
@@ -92,20 +95,32 @@ impl<'a> Execution<'a> {
         Execution { rater, run: record.into(), lease, book, legacy, before }
     }
 
-    /// Runs to the end, whatever it is, and tells it: to the log, the metrics and the caller.
+    /// Runs to the end, whatever it is, and tells it: to the log, the metrics, the trace and the
+    /// caller.
     pub async fn finish(self) -> Result<Report, Error> {
+        let span = span::run(&self.run, self.book);
+        self.execute(&span).instrument(span.clone()).await
+    }
+
+    async fn execute(&self, span: &Span) -> Result<Report, Error> {
         let started = Instant::now();
         tell::tell_start(&self.run, self.book, self.legacy.committed.len());
         let left = self.run.window.without(&self.legacy.committed);
         let chunk_hours = self.rater.config.chunk_hours;
         let chunks: Vec<Window> = left.into_iter().flat_map(|gap| gap.chunks(chunk_hours)).collect();
-        let heartbeat = AbortOnDropHandle::new(tokio::spawn(beat(self.rater.db.clone(), self.lease.clone())));
+        let heartbeat = AbortOnDropHandle::new(tokio::spawn(telemetry::carried(beat(
+            self.rater.db.clone(),
+            self.lease.clone(),
+        ))));
         let tracker = Mutex::new(Tracker::new(self.run.window, chunks, self.before.clone()));
         let result = self.work(&tracker).await;
         drop(heartbeat);
         let tracker = tracker.into_inner();
+        span::count(span, &tracker.done().counts, Some(tracker.done().lost_cost));
+        span.record("rater.run.hours_committed", tracker.hours_done());
         match result {
             Ok(()) => {
+                span.record("rater.run.state", RunState::Succeeded.as_str());
                 self.rater.tell_run(&self.run.run_id).await;
                 let (digest, currency) = (self.book.digest(), self.book.currency());
                 let counts = tracker.done().counts.clone();
@@ -113,7 +128,11 @@ impl<'a> Execution<'a> {
                 tell::tell_success(&report, started.elapsed());
                 Ok(report)
             }
-            Err(error) => self.leave(error, &tracker).await,
+            Err(error) => {
+                let left = self.leave(error, &tracker).await;
+                tell::trace_leave(span, &left);
+                left
+            }
         }
     }
 

@@ -4,15 +4,19 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use super::RunSpec;
+use tracing::Span;
+
+use super::{RunSpec, span};
 use crate::domain::outcome::Severity;
 use crate::domain::pricebook::Pricebook;
+use crate::domain::run_state::RunState;
 use crate::metrics::{Metrics, RunEvents};
 use crate::service::error::{Error, FailureReason, RunFailure};
 use crate::service::rate_window::Rater;
 use crate::service::report::Report;
 use crate::service::rfc3339;
 use crate::store::{self, RunRecord};
+use crate::telemetry;
 
 pub(super) fn tell_start(run: &RunSpec, book: &Pricebook, chunks_before: usize) {
     tracing::info!(
@@ -33,7 +37,9 @@ impl Rater {
     /// first takes it. What nobody gets to, the sweep does.
     pub(in crate::service) async fn tell_run(&self, run_id: &str) -> Option<RunRecord> {
         match self.claim(run_id).await {
-            Ok(record) => record.inspect(|record| tell_record(&self.metrics, record)),
+            Ok(record) => record.inspect(|record| {
+                telemetry::inside(record.traceparent.as_deref(), || tell_record(&self.metrics, record));
+            }),
             Err(error) => {
                 tracing::warn!(run_id, error = %error, "what the run found is not told yet");
                 None
@@ -122,6 +128,24 @@ pub(super) fn tell_leave(error: &Error, failure: &RunFailure) {
             tracing::error!(run_id, reason, error = %error, source, hours_committed = hours, "run failed");
         }
     }
+}
+
+/// How the run left this process, short of its end, or what was found at its end.
+pub(super) fn trace_leave(span: &Span, left: &Result<Report, Error>) {
+    let state = match left {
+        Ok(report) => report.state,
+        Err(Error::RunFailed(failure)) => {
+            let cancelled = failure.reason == FailureReason::RunCancelled;
+            span::fail(span, failure.reason.as_str(), !cancelled && !failure.goes_on);
+            match failure.goes_on {
+                true => RunState::Pending,
+                false if cancelled => RunState::Cancelled,
+                false => RunState::Failed,
+            }
+        }
+        Err(_) => RunState::Failed,
+    };
+    span.record("rater.run.state", state.as_str());
 }
 
 fn source(error: &Error) -> String {

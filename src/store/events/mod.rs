@@ -124,6 +124,15 @@ pub async fn record_within(
     on_conflict: OnConflict,
     patience: Duration,
 ) -> Result<Vec<Fate>, Error> {
+    db.observed("INSERT billing_event", attempts(db, events, on_conflict, patience)).await
+}
+
+async fn attempts(
+    db: &Db,
+    events: &[Event],
+    on_conflict: OnConflict,
+    patience: Duration,
+) -> Result<Vec<Fate>, Error> {
     let mut searching = false;
     let mut left = ATTEMPTS;
     loop {

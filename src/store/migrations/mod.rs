@@ -17,7 +17,7 @@ use super::{Db, Error};
 pub use error::MigrationError;
 
 /// The schema this build needs, and writes.
-pub const VERSION: i32 = 4;
+pub const VERSION: i32 = 5;
 
 /// Ours alone: another program that uses sqlx may keep its migrations in the same database.
 const TABLE: &str = "rater_migration";

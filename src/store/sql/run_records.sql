@@ -4,7 +4,7 @@
 SELECT r.run_id, r.window_start, r.window_end, r.trigger, r.rate_basis, r.state, r.pricebook_digest,
     r.currency_code, r.requested_by, r.request_id, r.reason, r.expected_plan_hash, r.created_at,
     r.started_at, r.resumed_at, r.finished_at, r.error_reason, r.error_message, r.remaining_end,
-    r.refused_rollups, c.*
+    r.refused_rollups, r.traceparent, c.*
 FROM (
     SELECT *, coalesce(resumed_at, started_at) AS began_at FROM rating_run
     WHERE ($1::text IS NULL OR run_id = $1)

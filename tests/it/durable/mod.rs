@@ -192,6 +192,7 @@ fn new_run(run_id: &str, from: i64, until: i64, book: &rater::domain::pricebook:
         request_hash: String::new(),
         reason: None,
         expected_plan_hash: None,
+        traceparent: None,
         lease_ttl: Duration::from_secs(3600),
     }
 }

@@ -16,7 +16,7 @@ async fn sender(f: &Fixture) -> EventSender {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = tonic::transport::Server::builder().add_service(EventServer::new(f.intake.clone()));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    EventSender::new(connect(&Server { url, tls_ca: None }).await.unwrap(), Duration::from_secs(10))
+    EventSender::new(connect(&Server { url, ..Server::default() }).await.unwrap(), Duration::from_secs(10))
 }
 
 async fn send(

@@ -23,7 +23,8 @@ pub fn rater() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rater"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
-        if name.starts_with("RATER_") || name.starts_with("PG") || name == "DATABASE_URL" {
+        let ours = ["RATER_", "PG", "OTEL_", "TRACE"].iter().any(|prefix| name.starts_with(prefix));
+        if ours || name == "DATABASE_URL" {
             command.env_remove(&*name);
         }
     }

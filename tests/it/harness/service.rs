@@ -27,6 +27,15 @@ impl Service {
         Service::start_at("127.0.0.1:0", database_url, arguments).await
     }
 
+    /// The same with an environment.
+    pub async fn start_in(environment: &[(&str, &str)], database_url: &str, arguments: &[&str]) -> Service {
+        let mut command = rater();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args(arguments).env("RATER_DATABASE_URL", database_url);
+        command.envs(environment.iter().copied());
+        Service::spawn(command).await
+    }
+
     /// The same where another one listened, which is gone.
     pub async fn start_at(address: &str, database_url: &str, arguments: &[&str]) -> Service {
         let mut command = rater();

@@ -14,10 +14,19 @@ const LAYERS: &[Layer] = &[
     Layer { name: "store", ours: &["store", "domain"], without: &["tonic", "prost"] },
     Layer {
         name: "service",
-        ours: &["service", "store", "domain", "metrics"],
+        ours: &["service", "store", "domain", "metrics", "telemetry"],
         without: &["sqlx", "tonic", "prost"],
     },
-    Layer { name: "grpc", ours: &["grpc", "service", "domain", "proto", "metrics"], without: &["sqlx"] },
+    Layer {
+        name: "identity",
+        ours: &["identity", "service", "domain", "metrics"],
+        without: &["sqlx", "tonic", "prost"],
+    },
+    Layer {
+        name: "grpc",
+        ours: &["grpc", "identity", "service", "domain", "proto", "metrics", "telemetry"],
+        without: &["sqlx"],
+    },
     Layer { name: "spool", ours: &["spool", "domain"], without: &["sqlx", "tonic", "prost"] },
     Layer {
         name: "dead_letters",
@@ -37,6 +46,7 @@ const LAYERS: &[Layer] = &[
             "spool",
             "dead_letters",
             "grpc",
+            "identity",
             "service",
             "store",
             "domain",
@@ -51,7 +61,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer { name: "admin", ours: &["admin", "service", "metrics"], without: &["sqlx", "tonic", "prost"] },
     Layer { name: "metrics", ours: &["metrics"], without: &["sqlx", "tonic", "prost", "tokio"] },
-    Layer { name: "telemetry", ours: &["telemetry"], without: &["sqlx", "tonic", "prost", "tokio"] },
+    Layer { name: "telemetry", ours: &["telemetry"], without: &["sqlx", "tonic", "prost"] },
     Layer { name: "proto", ours: &[], without: &["sqlx", "tokio"] },
     Layer { name: "proto_json", ours: &["proto", "domain"], without: &["sqlx", "tonic", "tokio"] },
     Layer {

@@ -182,6 +182,8 @@ impl Forward {
             "listening"
         );
         let (background, done) = (TaskTracker::new(), CancellationToken::new());
+        let counted = forwarder.clone();
+        telemetry::export_metrics(move || metrics::encode(&counted.seen()));
         if let Some(admin) = admin {
             let forwarder = forwarder.clone();
             let page = move || metrics::encode(&forwarder.seen());

@@ -121,7 +121,7 @@ pub(crate) struct ScriptedRating {
 impl ScriptedRating {
     /// Where it is.
     pub(crate) fn server(&self) -> Server {
-        Server { url: self.url.clone(), tls_ca: None }
+        Server { url: self.url.clone(), ..Server::default() }
     }
 
     /// Every RateWindow that it got.

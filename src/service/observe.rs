@@ -1,0 +1,141 @@
+//! What the records say, put into gauges every 15 s by every process that serves, so that one that
+//! was just started knows what those before it did (R9: alerts look at records).
+//!
+//! A role that may not see something has no series of it; whichever process may, shows it. While a
+//! look fails the gauges stand still, and `records_looked_at` says since when.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::readiness::Readiness;
+use crate::domain::outcome::{decrease_refused, findings, possible_findings};
+use crate::domain::rating::AnomalyKind;
+use crate::domain::window::Trigger;
+use crate::metrics::Metrics;
+use crate::store::{Db, DbOptions, EndedRuns, Error};
+
+/// From one look to the next.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Runs that ended within this time are told. So an alert that nobody saw in the night is still
+/// there in the morning, and one that was dealt with goes.
+const RECENT: Duration = Duration::from_secs(6 * 3600);
+/// A connection that has not come by then is looked for again at the next look.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const TRIGGERS: [Trigger; 2] = [Trigger::Routine, Trigger::Backfill];
+const KINDS: [AnomalyKind; 4] =
+    [AnomalyKind::Unpriced, AnomalyKind::Unattributable, AnomalyKind::AmbiguousBase, AnomalyKind::Malformed];
+
+/// Looks until it is told to stop, over a connection of its own: a busy service is looked at, too.
+pub async fn observe(
+    options: DbOptions,
+    closing_delay: Duration,
+    metrics: &Metrics,
+    mut ready: watch::Receiver<Readiness>,
+    stop: CancellationToken,
+) {
+    let options = DbOptions { max_connections: 1, acquire_timeout: PATIENCE, ..options };
+    let Ok(db) = Db::new(&options) else { return };
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut trouble = false;
+    loop {
+        metrics.ready(ready.borrow_and_update().is_ready());
+        tokio::select! {
+            // Readiness ends with the service, which is not ready from then on.
+            changed = ready.changed() => if changed.is_err() { return },
+            _ = ticks.tick() => {
+                let looked = look(&db, closing_delay, metrics).await;
+                tell(&looked, &mut trouble);
+                if let Ok(at) = looked {
+                    metrics.records_looked_at(at);
+                }
+            }
+            // What is left is the word that it is stopping.
+            () = stop.cancelled() => {
+                metrics.ready(false);
+                return;
+            }
+        }
+    }
+}
+
+/// A change is one line of the log.
+fn tell(looked: &Result<i64, Error>, trouble: &mut bool) {
+    match looked {
+        Err(error) if !*trouble => {
+            tracing::warn!(error = %error, "could not look at the records; their metrics stand still");
+        }
+        Ok(_) if *trouble => tracing::info!("the records are looked at again"),
+        _ => {}
+    }
+    *trouble = looked.is_err();
+}
+
+/// Looks once. Says when that was, in Unix seconds by this process's clock.
+pub async fn look(db: &Db, closing_delay: Duration, metrics: &Metrics) -> Result<i64, Error> {
+    let begun = Instant::now();
+    let at = chrono::Utc::now().timestamp();
+    if let Some(ended) = seen(db.ended_runs(RECENT).await)? {
+        show_ended(&ended, metrics);
+    }
+    if let Some(successes) = seen(db.last_successes().await)? {
+        successes.iter().for_each(|(trigger, at)| metrics.last_success(trigger.as_str(), at.timestamp()));
+    }
+    if let Some(open) = seen(db.open_runs().await)? {
+        let runs: Vec<_> =
+            open.iter().map(|runs| (runs.trigger.as_str(), runs.state.as_str(), runs.runs)).collect();
+        metrics.open_runs(&runs);
+        for trigger in TRIGGERS {
+            let still = open.iter().filter(|runs| runs.trigger == trigger).map(|runs| runs.still_for).max();
+            metrics.open_run_still(trigger.as_str(), still.unwrap_or(0));
+        }
+    }
+    if let Some(leases) = seen(db.leases().await)? {
+        metrics.leases(leases.live, leases.expired);
+    }
+    if let Some(ago) = seen(db.oldest_unrated_hour(closing_delay).await)? {
+        metrics.oldest_unrated_hour(ago.unwrap_or(0));
+    }
+    if let Some(unbilled) = seen(db.unbilled_events().await)? {
+        for kind in KINDS {
+            let events = unbilled.iter().find(|(k, _)| *k == kind).map_or(0, |(_, events)| *events);
+            metrics.unbilled_events(kind.as_str(), events);
+        }
+    }
+    tracing::debug!(milliseconds = begun.elapsed().as_millis() as u64, "looked at the records");
+    Ok(at)
+}
+
+/// What the role may not see is nothing to tell.
+fn seen<T>(looked: Result<T, Error>) -> Result<Option<T>, Error> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Denied(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn show_ended(ended: &[EndedRuns], metrics: &Metrics) {
+    let runs: Vec<_> =
+        ended.iter().map(|runs| (runs.trigger.as_str(), runs.state.as_str(), runs.runs)).collect();
+    metrics.recent_runs(&runs);
+    for trigger in TRIGGERS {
+        let found: Vec<_> = ended
+            .iter()
+            .filter(|runs| runs.trigger == trigger)
+            .flat_map(|runs| {
+                let refused = Some(runs.refused_rollups).filter(|count| *count > 0).map(decrease_refused);
+                findings(&runs.counts, trigger).into_iter().chain(refused)
+            })
+            .collect();
+        for possible in possible_findings(trigger) {
+            let counts = found.iter().filter(|finding| finding.code == possible.code).map(|f| f.count);
+            let (code, severity) = (possible.code.as_str(), possible.severity.as_str());
+            metrics.recent_finding(code, severity, trigger.as_str(), counts.sum());
+        }
+    }
+}

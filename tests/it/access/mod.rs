@@ -1,0 +1,11 @@
+//! Who may call what: certificates, tokens and roles, on real sockets.
+
+mod clients;
+mod forms;
+mod guarded;
+mod matrix;
+mod pki;
+mod reloads;
+mod runs;
+mod starting;
+mod tokens;
