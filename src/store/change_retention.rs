@@ -24,7 +24,7 @@ pub struct RetireStep {
     pub kept: i64,
     /// How far the batch in hand is, if one is cut up.
     pub in_hand: Option<InHand>,
-    /// Nothing is left to retire, or another process is at it.
+    /// Nothing is left to retire.
     pub done: bool,
 }
 
@@ -40,9 +40,13 @@ impl Db {
     /// How many records are older than `keep`.
     pub async fn changes_to_retire(&self, keep: Duration) -> Result<i64, Error> {
         Ok(sqlx::query_scalar!(
-            r#"SELECT coalesce(sum(changes), 0)::bigint AS "rows!" FROM change_batch, change_feed
-               WHERE position > retired_through
-                   AND changed_at < clock_timestamp() - $1::bigint * interval '1 millisecond'"#,
+            r#"SELECT CASE
+                   WHEN (SELECT changed_at FROM change_batch WHERE position > retired_through
+                       ORDER BY position LIMIT 1) < before
+                   THEN (SELECT sum(changes)::bigint FROM change_batch
+                       WHERE position > retired_through AND changed_at < before)
+                   ELSE 0 END AS "rows!"
+               FROM change_feed, (SELECT clock_timestamp() - $1::bigint * interval '1 millisecond' AS before) t"#,
             millis(keep)
         )
         .fetch_one(&self.pool)
@@ -60,9 +64,7 @@ impl JobBatch {
         in_hand: Option<InHand>,
     ) -> Result<RetireStep, Error> {
         let tx = &mut self.tx;
-        let Some(mark) = lock_mark(tx).await? else {
-            return Ok(RetireStep { done: true, ..RetireStep::default() });
-        };
+        let mark = lock_mark(tx).await?;
         match go_on(tx, mark, most, in_hand).await? {
             Some(step) => Ok(step),
             None => begin(tx, mark, keep, most).await,
@@ -76,9 +78,7 @@ impl JobBatch {
         in_hand: Option<InHand>,
     ) -> Result<RetireStep, Error> {
         let tx = &mut self.tx;
-        let Some(mark) = lock_mark(tx).await? else {
-            return Ok(RetireStep { done: true, ..RetireStep::default() });
-        };
+        let mark = lock_mark(tx).await?;
         let next = sqlx::query!(
             r#"SELECT b.batch_id, (
                    SELECT min(ordinal) FROM rated_usage_change c
@@ -115,9 +115,10 @@ fn millis(keep: Duration) -> i64 {
     i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)
 }
 
-async fn lock_mark(connection: &mut PgConnection) -> Result<Option<i64>, Error> {
-    let mark = sqlx::query_scalar!("SELECT retired_through FROM change_feed FOR UPDATE SKIP LOCKED");
-    Ok(mark.fetch_optional(connection).await?)
+/// Also held by services of before there were jobs, for a step of theirs.
+async fn lock_mark(connection: &mut PgConnection) -> Result<i64, Error> {
+    let mark = sqlx::query_scalar!("SELECT retired_through FROM change_feed FOR UPDATE");
+    Ok(mark.fetch_one(connection).await?)
 }
 
 /// The batch at the mark, if anything of it is left.

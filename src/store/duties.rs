@@ -29,7 +29,8 @@ impl Db {
                     AND has_table_privilege('rating_run_chunk', 'INSERT') AS "rating!",
                 has_any_column_privilege('change_feed', 'UPDATE')
                     AND has_table_privilege('rated_usage_change', 'DELETE')
-                    AND has_table_privilege('change_batch', 'DELETE') AS "retention!""#
+                    AND has_table_privilege('change_batch', 'DELETE')
+                    AND has_any_column_privilege('table_job', 'UPDATE') AS "retention!""#
         )
         .fetch_one(&self.pool)
         .await?)

@@ -1,6 +1,7 @@
 //! The plans of the real statements, as the server logs them while the real service runs them on
 //! a filled table at the planner's default costs.
 
+mod audit;
 mod changes;
 mod pages;
 

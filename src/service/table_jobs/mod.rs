@@ -115,14 +115,20 @@ impl<J: TableJob> Work<'_, J> {
     async fn step(&mut self) -> Result<bool, Error> {
         let mut batch = self.db.begin_batch(self.claim, J::TIMEOUT).await?;
         let cursor = batch.cursor.clone();
-        match self.job.batch(&mut batch, self.most).await {
-            Ok(step) => {
-                batch.commit(&step).await?;
+        let done = match self.job.batch(&mut batch, self.most).await {
+            // Constraints that were put off speak here.
+            Ok(step) => batch.commit(&step).await.map(|()| step.done),
+            Err(error) => {
+                drop(batch);
+                Err(error)
+            }
+        };
+        match done {
+            Ok(done) => {
                 (self.most, self.passed_over) = ((self.most * 2).min(J::MOST), 0);
-                Ok(step.done)
+                Ok(done)
             }
             Err(error) if error.is_about_rows() => {
-                drop(batch);
                 if self.most > 1 && self.job.divides(&cursor) {
                     self.most /= 2;
                     return Ok(false);

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
 
-/// All that keep others from reading or from writing.
+/// All that keep others from reading or from writing a whole table.
 const STRONG: &str = "SELECT pid, relation::regclass::text, mode FROM pg_locks
-    WHERE granted AND relation IN ('billing_event'::regclass, 'rated_usage'::regclass)
+    WHERE granted AND locktype = 'relation' AND relation IN ('billing_event'::regclass, 'rated_usage'::regclass)
         AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')";
 /// For what is done to the catalog alone, on a busy machine.
 const SHORT: Duration = Duration::from_millis(500);
