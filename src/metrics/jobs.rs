@@ -10,9 +10,10 @@ use super::Metrics;
 /// Every job there is.
 const JOBS: [&str; 2] = ["audit", "change_retention"];
 
+/// Not `job`, which is the scraper's own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Job {
-    job: &'static str,
+    table_job: &'static str,
 }
 
 /// How far a job is.
@@ -73,7 +74,7 @@ impl Jobs {
 
     fn set(&self, job: &'static str, gauges: JobGauges) {
         let set = |family: &Family<Job, Gauge>, value: i64| {
-            family.get_or_create(&Job { job }).set(value);
+            family.get_or_create(&Job { table_job: job }).set(value);
         };
         set(&self.rows_done, gauges.rows_done);
         set(&self.rows, gauges.rows);
@@ -102,16 +103,16 @@ mod tests {
     #[test]
     fn a_job_is_there_before_it_begins_and_shows_how_far_it_is() {
         let metrics = Metrics::new();
-        has(&metrics, r#"rater_job_failed{job="audit"} 0"#);
-        has(&metrics, r#"rater_job_last_update_timestamp_seconds{job="change_retention"} 0"#);
+        has(&metrics, r#"rater_job_failed{table_job="audit"} 0"#);
+        has(&metrics, r#"rater_job_last_update_timestamp_seconds{table_job="change_retention"} 0"#);
         let gauges =
             JobGauges { rows_done: 3, rows: 10, eta_seconds: 7, running: true, ..Default::default() };
         metrics.job("audit", gauges);
         metrics.job("of a newer build", gauges);
-        has(&metrics, r#"rater_job_rows_done{job="audit"} 3"#);
-        has(&metrics, r#"rater_job_rows{job="audit"} 10"#);
-        has(&metrics, r#"rater_job_eta_seconds{job="audit"} 7"#);
-        has(&metrics, r#"rater_job_running{job="audit"} 1"#);
+        has(&metrics, r#"rater_job_rows_done{table_job="audit"} 3"#);
+        has(&metrics, r#"rater_job_rows{table_job="audit"} 10"#);
+        has(&metrics, r#"rater_job_eta_seconds{table_job="audit"} 7"#);
+        has(&metrics, r#"rater_job_running{table_job="audit"} 1"#);
         assert!(!metrics.encode().expect("memory").contains("newer"));
     }
 }

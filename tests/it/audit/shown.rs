@@ -6,7 +6,8 @@ use crate::rig::{BOOK, Rig, eventually, http_get};
 
 async fn metric(rig: &Rig, name: &str) -> i64 {
     let text = http_get(rig.service.admin_address(), "/metrics").await;
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("rater_{name}{{job=\"audit\"}} ")));
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(&format!("rater_{name}{{table_job=\"audit\"}} ")));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
