@@ -151,11 +151,10 @@ impl Serve {
             pricebook_digest = rater.pricebooks.current().book.digest(),
             "listening"
         );
-        let (serving_rater, left) = (rater.clone(), rater.clone());
-        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len());
+        let left = rater.clone();
         let serving = Serving {
             listener,
-            rater: serving_rater,
+            rater: rater.clone(),
             intake,
             readiness: ready,
             access: guarded.layer(),
@@ -163,6 +162,7 @@ impl Serve {
             tls: guarded.tls,
             limits: self.limits.limits(),
         };
+        let told = told_to_stop(self.limits.shutdown_grace, move || left.runs.len());
         let server = grpc::server::serve(serving, async move {
             told.await;
             // First of all, and before anything that takes time.
