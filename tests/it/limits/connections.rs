@@ -60,7 +60,7 @@ async fn connections_that_never_speak_are_closed_and_keep_nobody_out() {
     let rig = Rig::start(BOOK, &[]).await;
     let fresh = Fresh::callers(&rig.service);
     let attack = async |mut stream: TcpStream, began| closed(&mut stream, began).await;
-    let closed = attacked(&rig.service, many(), move |stream, began| attack(stream, began)).await;
+    let closed = attacked(&rig.service, many(), attack).await;
     holds("that never speak", &rig.service, fresh, closed).await;
     let silent = rig.metric(r#"rater_connections_refused_total{reason="silent"}"#).await.unwrap();
     assert!(silent.parse::<usize>().unwrap() > 0);
