@@ -242,7 +242,7 @@ mod tests {
         let crawling = room.receive(body, Duration::from_secs(60));
         drop(tokio::time::timeout(Duration::from_millis(20), crawling).await);
         let body = Body::new(Says(Some(Bytes::from_static(b"\0\0\0\0\x03abc")), true));
-        let mut whole = room.receive(body, Duration::from_secs(60)).await.ok().expect("whole");
+        let mut whole = room.receive(body, Duration::from_secs(60)).await.expect("whole");
         assert_eq!(room.bytes.available_permits(), ALL_BYTES - LEAST);
         let kept = whole.take_room();
         drop(whole);
