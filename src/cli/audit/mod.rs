@@ -44,7 +44,7 @@ struct Run {
     #[command(flatten)]
     database: DatabaseOptions,
     /// Rate the events of each closed hour anew and compare; needs --pricebook
-    #[arg(long, env = "RATER_FROM_EVENTS")]
+    #[arg(long, env = "RATER_FROM_EVENTS", value_parser = crate::cli::switch::Switch)]
     from_events: bool,
     /// What prices events whose rollups are missing
     #[arg(long, env = "RATER_PRICEBOOK", value_name = "FILE")]
@@ -56,7 +56,7 @@ struct Run {
     #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = hour)]
     until: Option<DateTime<Utc>>,
     /// Begin anew instead of going on with an audit that was cut off
-    #[arg(long, env = "RATER_RESTART")]
+    #[arg(long, env = "RATER_RESTART", value_parser = crate::cli::switch::Switch)]
     restart: bool,
     /// How to print the result
     #[arg(short, long, env = "RATER_OUTPUT", value_enum, default_value_t = Format::Table)]

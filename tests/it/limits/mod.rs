@@ -4,7 +4,7 @@
 mod calls;
 mod connections;
 mod deadlines;
-mod raw;
+pub mod raw;
 
 use std::time::{Duration, Instant};
 
