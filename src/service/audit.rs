@@ -31,9 +31,6 @@ pub const NOTES: [&str; 9] = [
     "unbilled_unpriced",
     "unstated",
 ];
-/// Hours are compared once they have been over for so long: routine runs had their time, also those of
-/// a service with a closing delay.
-pub const RATED_WITHIN: Duration = Duration::from_secs(2 * 3600);
 
 /// What an audit looks at.
 #[derive(Debug, Default)]
