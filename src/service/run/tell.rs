@@ -60,7 +60,7 @@ fn tell_record(metrics: &Metrics, record: &RunRecord) {
     let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
     let ended = record.finished_at.unwrap_or(record.created_at);
     let took = (ended - record.started_at.unwrap_or(ended)).to_std().unwrap_or_default();
-    metrics.run_finished(trigger, report.state.as_str(), took, ended.timestamp());
+    metrics.run_finished(trigger, report.state.as_str(), took);
     let events = RunEvents {
         rated: counts.rated_events,
         unpriced: counts.unpriced_events,
