@@ -149,5 +149,8 @@ pub(super) fn trace_leave(span: &Span, left: &Result<Report, Error>) {
 }
 
 fn source(error: &Error) -> String {
-    error.source().map(|source| format!("{source:?}")).unwrap_or_default()
+    match error {
+        Error::Store(error) => error.detail(),
+        error => error.source().map(|source| format!("{source:?}")).unwrap_or_default(),
+    }
 }
