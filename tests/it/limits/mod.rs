@@ -4,7 +4,8 @@
 mod calls;
 mod connections;
 mod deadlines;
-mod raw;
+pub mod raw;
+mod strangers;
 
 use std::time::{Duration, Instant};
 
