@@ -1,6 +1,8 @@
 //! The admin address: `/metrics`, `/healthz` and `/readyz` over plain HTTP, for machines in
 //! the same network. It has no secrets to keep and keeps none: no addresses, statements, paths
-//! or prices; those are in the log.
+//! or prices; those are in the log. Few are let in at once, and not for long ([`door`]).
+
+mod door;
 
 use std::fmt::Write;
 use std::future::IntoFuture;
@@ -9,13 +11,16 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header::CONTENT_TYPE};
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::door::{Door, Inside};
 use crate::metrics::{self, Metrics};
 use crate::service::pricebooks::Pricebooks;
 use crate::service::readiness::Readiness;
@@ -62,7 +67,13 @@ pub async fn serve_metrics(
 }
 
 async fn serve_pages(listener: TcpListener, pages: Router, stop: CancellationToken) {
-    let server = axum::serve(listener, pages).with_graceful_shutdown(stop.clone().cancelled_owned());
+    // Whoever comes again knocks again.
+    let pages = pages.layer(map_response(async |mut answer: Response| {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer
+    }));
+    let door = Door { listener, inside: Inside::default() };
+    let server = axum::serve(door, pages).with_graceful_shutdown(stop.clone().cancelled_owned());
     let too_long = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;

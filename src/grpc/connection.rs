@@ -5,18 +5,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
-use super::listener::Place;
+use super::activity::Activity;
+use super::places::Place;
 use crate::identity::Presented;
 
 /// What a client of HTTP/2 sends first.
@@ -25,9 +26,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a peer may take nothing of what waits for it.
 const STALLED_AFTER: Duration = Duration::from_secs(6);
 
-/// Calls that a peer may reset before their answer: so many at once, and so many a second.
-const RESETS: u32 = 500;
-const RESETS_A_SECOND: u32 = 50;
+/// What is written at once that says more than that the peer is there.
+const WORDS: usize = 512;
 
 /// Who is at the other end of a connection; in the extensions of each of its requests.
 #[derive(Debug, Clone)]
@@ -36,38 +36,12 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// The client's certificate, verified by the handshake; none without one.
     pub certificate: Option<Arc<Presented>>,
-    pub(super) resets: Arc<Resets>,
+    pub(super) activity: Arc<Activity>,
 }
 
 impl Peer {
     pub(super) fn new(address: SocketAddr, certificate: Option<Arc<Presented>>) -> Peer {
-        Peer { address: Some(address), certificate, resets: Arc::default() }
-    }
-}
-
-/// The calls of a connection that its peer gave up before their answer.
-#[derive(Debug, Default)]
-pub(super) struct Resets {
-    too_many: AtomicBool,
-    /// How many are held against it, and since when.
-    held: Mutex<(u32, Option<Instant>)>,
-}
-
-impl Resets {
-    /// Another one.
-    pub(super) fn another(&self) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let (count, since) = *held;
-        let passed = since.map_or(0, |since| (now - since).as_secs());
-        let forgiven = u32::try_from(passed).unwrap_or(u32::MAX).saturating_mul(RESETS_A_SECOND);
-        *held = match forgiven {
-            0 => (count + 1, since.or(Some(now))),
-            forgiven => (count.saturating_sub(forgiven) + 1, Some(now)),
-        };
-        if held.0 > RESETS {
-            self.too_many.store(true, Ordering::Relaxed);
-        }
+        Peer { address: Some(address), certificate, activity: Arc::new(Activity::new()) }
     }
 }
 
@@ -77,6 +51,7 @@ pub struct Connection {
     /// Of the preface, which was read already.
     unread: &'static [u8],
     peer: Peer,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// While something waits to be taken.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Given back when the connection is closed.
@@ -105,12 +80,17 @@ impl Connection {
             }
             seen += read;
         }
-        Ok(Connection { io, unread: PREFACE, peer, stalled: None, _place: None })
+        let cut = Box::pin(peer.activity.cut.clone().cancelled_owned());
+        Ok(Connection { io, unread: PREFACE, peer, cut, stalled: None, _place: None })
     }
 
     /// With the place that it takes.
     pub(super) fn at(self, place: Place) -> Connection {
         Connection { _place: Some(place), ..self }
+    }
+
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.peer.activity
     }
 
     #[cfg(test)]
@@ -149,7 +129,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.peer.resets.too_many.load(Ordering::Relaxed) {
+        if self.cut.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if !self.unread.is_empty() {
@@ -171,10 +151,16 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.peer.activity.cut.is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let poll = match &mut self.io {
             Io::Plain(io) => Pin::new(io).poll_write(context, data),
             Io::Tls(io) => Pin::new(io).poll_write(context, data),
         };
+        if matches!(poll, Poll::Ready(Ok(written)) if written >= WORDS) {
+            self.peer.activity.moves();
+        }
         self.taken(context, poll)
     }
 
@@ -192,28 +178,5 @@ impl AsyncWrite for Connection {
             Io::Tls(io) => Pin::new(io).poll_shutdown(context),
         };
         self.taken(context, poll)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_that_resets_without_end_is_shut_out_and_one_that_gives_up_a_page_of_calls_is_not() {
-        let resets = Resets::default();
-        for _ in 0..RESETS {
-            resets.another();
-        }
-        assert!(!resets.too_many.load(Ordering::Relaxed));
-        // A minute later all is forgiven.
-        let before = Instant::now().checked_sub(Duration::from_secs(60)).expect("a machine that is up");
-        resets.held.lock().expect("whole").1 = Some(before);
-        resets.another();
-        assert_eq!(resets.held.lock().expect("whole").0, 1);
-        for _ in 0..RESETS {
-            resets.another();
-        }
-        assert!(resets.too_many.load(Ordering::Relaxed));
     }
 }

@@ -1,12 +1,12 @@
 //! Connections, from their acceptance to the server. Each has a short time to shake hands and to
 //! begin; those that have not yet are few, and the oldest of whoever has most of them makes place
 //! for a new one, so that nobody who says nothing keeps others out. Those that have begun are
-//! bounded, too, and one address has half of the places at most.
+//! bounded, too ([`super::places`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::connection::{Connection, Io};
 use super::limits::Limits;
+use super::places::Open;
 use super::tls::Tls;
 use crate::metrics::Metrics;
 
@@ -38,11 +39,15 @@ pub fn incoming(
     let (sender, receiver) = mpsc::channel(16);
     let door = Door {
         tls,
-        open: Arc::new(Open { most: limits.max_connections, metrics, taken: Mutex::default() }),
+        open: Arc::new(Open::new(limits.max_connections, metrics)),
         within: limits.first_byte_timeout,
         sender,
     };
-    tokio::spawn(door.accept(listener));
+    let open = door.open.clone();
+    tokio::spawn(async move {
+        door.accept(listener).await;
+        open.clear().await;
+    });
     ReceiverStream::new(receiver)
 }
 
@@ -95,7 +100,7 @@ impl Door {
             Ok(Err(_)) => return self.open.metrics.connection_refused("handshake"),
             Err(_) => return self.open.metrics.connection_refused("silent"),
         };
-        let Some(place) = self.open.enter(network(address.ip())) else {
+        let Some(place) = self.open.enter(network(address.ip()), connection.activity()) else {
             return self.open.metrics.connection_refused("full");
         };
         // An error: the server has stopped.
@@ -138,50 +143,6 @@ impl Waiting {
         if let Some((_, task)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
             task.abort();
         }
-    }
-}
-
-/// The places of connections that have begun.
-#[derive(Debug)]
-struct Open {
-    most: usize,
-    metrics: Arc<Metrics>,
-    /// All, and by address.
-    taken: Mutex<(usize, HashMap<IpAddr, usize>)>,
-}
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    open: Arc<Open>,
-    address: IpAddr,
-}
-
-impl Open {
-    fn enter(self: &Arc<Open>, address: IpAddr) -> Option<Place> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, by_address) = &mut *taken;
-        let of_address = by_address.get(&address).copied().unwrap_or(0);
-        if *all >= self.most || of_address >= self.most.div_ceil(2) {
-            return None;
-        }
-        *all += 1;
-        by_address.insert(address, of_address + 1);
-        self.metrics.connections(*all);
-        Some(Place { open: self.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.open.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, by_address) = &mut *taken;
-        *all = all.saturating_sub(1);
-        match by_address.get_mut(&self.address) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(by_address.remove(&self.address)),
-        }
-        self.open.metrics.connections(*all);
     }
 }
 
@@ -244,23 +205,6 @@ mod tests {
         {
             assert!(closed(address, first).await, "{first:?}");
         }
-    }
-
-    #[test]
-    fn no_address_has_more_than_half_of_the_places() {
-        let open = Open { most: 3, metrics: Arc::new(Metrics::new()), taken: Mutex::default() };
-        let open = Arc::new(open);
-        let address = |text: &str| network(text.parse().expect("an address"));
-        let first = open.enter(address("10.0.0.1")).expect("a place");
-        let _second = open.enter(address("::ffff:10.0.0.1")).expect("another one");
-        assert!(open.enter(address("10.0.0.1")).is_none());
-        let other = open.enter(address("2001:db8::1")).expect("a place for others");
-        assert!(open.enter(address("10.0.0.2")).is_none(), "all are taken");
-        drop(first);
-        let _again = open.enter(address("10.0.0.1")).expect("the place that was given back");
-        drop(other);
-        assert_eq!(open.taken.lock().expect("whole").1.len(), 1);
-        assert_eq!(address("2001:db8::1"), address("2001:db8::2:1"));
     }
 
     #[tokio::test]

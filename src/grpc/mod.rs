@@ -1,5 +1,6 @@
 //! tonic only: conversion, status, layers, server and client.
 
+mod activity;
 mod answer;
 pub mod client;
 mod connection;
@@ -10,8 +11,11 @@ pub mod layers;
 pub mod limits;
 pub mod listener;
 mod message;
+mod places;
 pub mod rating;
 pub mod server;
+mod shares;
 pub mod status;
 mod stream;
 pub mod tls;
+mod who;

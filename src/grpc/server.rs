@@ -18,8 +18,10 @@ use super::layers::access::{Access, Open};
 use super::layers::calls::Calls;
 use super::layers::limits::Limited;
 use super::layers::panics::Panics;
+use super::layers::strangers::Strangers;
 use super::limits::Limits;
 use super::listener::incoming;
+use super::message::MAX_QUESTION;
 use super::rating::Rating;
 use super::tls::Tls;
 use crate::proto::DESCRIPTOR_SET;
@@ -38,9 +40,6 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(4);
 
 /// The most bytes of a call's headers; a bearer token takes up to half of it.
 const MAX_HEADERS: u32 = 16 * 1024;
-
-/// The most bytes of a question to health or reflection.
-const MAX_QUESTION: usize = 16 * 1024;
 
 /// What is served, and where.
 pub struct Serving {
@@ -80,6 +79,7 @@ pub async fn serve(
         || reflection().build_v1alpha().map(|server| server.max_decoding_message_size(MAX_QUESTION));
     let (metrics, stopping, sides) = (rater.metrics.clone(), rater.stop.clone(), CancellationToken::new());
     let limited = Limited::to(&limits, sides.clone(), metrics.clone());
+    let arriving = sides.clone();
     let stop = async move {
         stop.await;
         report(&reporter, false).await;
@@ -95,13 +95,14 @@ pub async fn serve(
         .max_connection_age(limits.max_connection_age)
         .layer(Wrap(Calls::new(metrics.clone())))
         .layer(Wrap(Panics))
+        .layer(Wrap(Strangers::new(metrics.clone())))
         .layer(Wrap(access))
         .layer(Wrap(limited))
         .add_optional_service(open.health.then(|| health.max_decoding_message_size(MAX_QUESTION)))
         .add_optional_service(open.reflection.then(v1).transpose()?)
         .add_optional_service(open.reflection.then(v1alpha).transpose()?)
         .add_service(RatingServiceServer::new(Rating::new(rater)))
-        .add_service(EventServer::new(intake))
+        .add_service(EventServer::new(intake).until(arriving))
         .serve_with_incoming_shutdown(incoming(listener, tls, &limits, metrics), stop)
         .await;
     follower.abort();

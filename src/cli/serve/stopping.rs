@@ -9,6 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry;
+
+/// How long a hard stop takes to send what telemetry has.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Resolves at SIGTERM or Ctrl-C. From then on the process ends within `grace`, whatever hangs, and
 /// at once when it is told again; with exit code 1. `in_flight` counts the runs that it leaves. Once it
 /// is `drained` only telemetry is on its way out, and nothing is cut off but that: exit code 0.
@@ -41,6 +46,8 @@ pub(super) fn told_to_stop(
             exit(0);
         }
         tracing::warn!(why, runs = in_flight(), "stopping hard, with calls or runs in flight");
+        // Also of what is cut off, and why, somebody wants to know.
+        telemetry::shutdown(LAST_WORDS).await;
         exit(1);
     });
     async {

@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::codegen::{BoxFuture, Service};
@@ -21,8 +22,9 @@ use tonic::{Request, Response, Status};
 
 use super::convert::events::record_events_response;
 use super::deadline::Deadline;
-use super::message::{Room, What};
+use super::message::{Room, What, Within};
 use super::status::{batch_deadline_passed, status, unknown_method};
+use super::who::Who;
 use crate::proto::RecordEventsResponse;
 use crate::service::Error;
 use crate::service::record_events::{EventIntake, Place};
@@ -30,26 +32,28 @@ use batch::{Batch, BatchCodec};
 
 const RECORD_EVENTS: &str = "/rating.v1.EventService/RecordEvents";
 
-/// How long a batch may take to arrive: 4 MiB at over a megabit a second.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
-
 /// EventService, over the intake that it was given.
 #[derive(Debug, Clone)]
 pub struct EventServer {
     intake: EventIntake,
     room: Room,
-    arrives_within: Duration,
+    within: Within,
 }
 
 impl EventServer {
     /// Serves `intake`.
     pub fn new(intake: EventIntake) -> EventServer {
-        EventServer { intake, room: Room::of(What::Batch), arrives_within: ARRIVES_WITHIN }
+        EventServer { intake, room: Room::of(What::Batch), within: Within::MESSAGE }
     }
 
     /// The same with another limit on how long a batch may take to arrive.
     pub fn arriving_within(self, arrives_within: Duration) -> EventServer {
-        EventServer { arrives_within, ..self }
+        EventServer { within: Within { begun: arrives_within, whole: arrives_within }, ..self }
+    }
+
+    /// The same until `stop`, when what is on its way is not waited for.
+    pub fn until(self, stop: CancellationToken) -> EventServer {
+        EventServer { room: self.room.until(stop), ..self }
     }
 }
 
@@ -92,7 +96,7 @@ impl EventServer {
         if self.intake.is_full() {
             return status(Error::Overloaded).into_http();
         }
-        let arrived = match self.room.receive(body, self.arrives_within).await {
+        let arrived = match self.room.receive(body, &Who::of(&head.extensions), self.within).await {
             Ok(arrived) => arrived,
             Err(status) => return status.into_http(),
         };

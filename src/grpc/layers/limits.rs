@@ -8,34 +8,29 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
 
-use super::asked::Asked;
 use super::held::{Ends, Held};
 use super::rate::Rates;
+use super::sides::Sides;
 use super::{Around, Next, Request, Response, pass};
+use crate::grpc::activity::Going;
 use crate::grpc::connection::Peer;
 use crate::grpc::deadline::Deadline;
-use crate::grpc::message::{Room, What};
+use crate::grpc::message::{Room, What, Within};
+use crate::grpc::shares::{Share, Shares};
 use crate::grpc::status::{deadline_passed, rate_limited, status};
+use crate::grpc::who::Who;
 use crate::metrics::Metrics;
 use crate::service::Error;
 
-/// Health checks at once, watches of it, and conversations with reflection: each kind has places of
-/// its own, so that no load makes a healthy service look dead.
-const SIDE_CALLS: usize = 128;
-
-/// How long a request may take to arrive: 4 MiB at over a megabit a second.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
-
 /// How long an answer that is no stream may take to be taken, and how long after its deadline a
 /// stream.
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a call is, by its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,15 +43,6 @@ enum Kind {
     OwnWords,
     /// The same, and reads its message by itself.
     Events,
-    /// Health and reflection.
-    Side(Side),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Check,
-    Watch,
-    Reflection,
 }
 
 impl Kind {
@@ -67,9 +53,6 @@ impl Kind {
                 Kind::Stream
             }
             "/rating.v1.EventService/RecordEvents" => Kind::Events,
-            "/grpc.health.v1.Health/Check" => Kind::Side(Side::Check),
-            _ if path.starts_with("/grpc.health.v1.Health/") => Kind::Side(Side::Watch),
-            _ if path.starts_with("/grpc.reflection.") => Kind::Side(Side::Reflection),
             _ => Kind::Unary,
         }
     }
@@ -79,87 +62,80 @@ impl Kind {
 #[derive(Clone)]
 pub struct Limited {
     rates: Rates,
-    calls: Arc<Semaphore>,
-    sides: Arc<[Arc<Semaphore>; 3]>,
+    calls: Shares<Who>,
+    max_calls: usize,
+    sides: Sides,
     room: Room,
     max_call_time: Duration,
-    stop: CancellationToken,
     metrics: Arc<Metrics>,
 }
 
 impl Limited {
-    /// Until `stop`, when health and reflection end what they still say.
+    /// Until `stop`, when health and reflection end what they still say, and nothing is waited for
+    /// that is on its way.
     pub fn to(
         limits: &crate::grpc::limits::Limits,
         stop: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> Limited {
-        let sides = std::array::from_fn(|_| Arc::new(Semaphore::new(SIDE_CALLS)));
         Limited {
             rates: Rates::of(limits.max_calls_per_second),
-            calls: Arc::new(Semaphore::new(limits.max_calls)),
-            sides: Arc::new(sides),
-            room: Room::of(What::Request),
+            calls: Shares::of(limits.max_calls),
+            max_calls: limits.max_calls,
+            room: Room::of(What::Request).until(stop.clone()),
             max_call_time: limits.max_call_time,
-            stop,
+            sides: Sides::new(limits.max_call_time, stop, metrics.clone()),
             metrics,
         }
     }
 
     /// A place for a call, or why it gets none.
-    fn admit(&self, kind: Kind, extensions: &http::Extensions) -> Result<CallPlace, Status> {
-        let (places, metrics) = match kind {
-            Kind::Side(side) => (&self.sides[side as usize], None),
-            Kind::Unary | Kind::Stream | Kind::OwnWords | Kind::Events => {
-                self.rates.check(extensions).map_err(|wait| {
-                    self.metrics.call_refused("rate_limited");
-                    rate_limited(wait)
-                })?;
-                (&self.calls, Some(self.metrics.clone()))
-            }
-        };
-        let permit = places.clone().try_acquire_owned().map_err(|_| {
+    fn admit(&self, who: &Who) -> Result<CallPlace, Status> {
+        self.rates.check(who.clone()).map_err(|wait| {
+            self.metrics.call_refused("rate_limited");
+            rate_limited(wait)
+        })?;
+        let share = self.calls.take(who, 1, who.share(self.max_calls)).ok_or_else(|| {
             self.metrics.call_refused("overloaded");
             status(Error::Overloaded)
         })?;
-        Ok(CallPlace::take(permit, metrics))
+        Ok(CallPlace::take(share, self.metrics.clone()))
     }
 
     async fn answer<N: Next>(&self, request: Request, next: N) -> Result<Response, Status> {
         let kind = Kind::of(request.uri().path());
-        let place = self.admit(kind, request.extensions())?;
+        let who = Who::of(request.extensions());
+        let place = self.admit(&who)?;
         let deadline = Deadline::of(request.headers(), self.max_call_time)?;
         let (mut head, mut body) = request.into_parts();
+        let going = head.extensions.get::<Peer>().map(|peer| peer.activity.call());
         head.extensions.insert(deadline);
         let mut room = None;
-        if !matches!(kind, Kind::Events | Kind::Side(_)) {
-            let arrived = timeout_at(deadline.at(), self.room.receive(body, ARRIVES_WITHIN)).await;
+        if kind != Kind::Events {
+            let arrived = timeout_at(deadline.at(), self.room.receive(body, &who, Within::MESSAGE)).await;
             let mut arrived = arrived.unwrap_or_else(|_| Err(deadline_passed()))?;
             room = arrived.take_room();
             body = Body::new(arrived);
-        } else if matches!(kind, Kind::Side(_)) {
-            body = Asked::until(body, deadline.at(), self.stop.clone());
         }
         let answering = pass(next, http::Request::from_parts(head, body));
         let response = match kind {
             Kind::OwnWords | Kind::Events => answering.await,
-            Kind::Unary | Kind::Stream | Kind::Side(_) => {
+            Kind::Unary | Kind::Stream => {
                 timeout_at(deadline.at(), answering).await.map_err(|_| deadline_passed())?
             }
         };
         let untaken_at = match kind {
             Kind::Unary | Kind::OwnWords | Kind::Events => Instant::now() + TAKEN_WITHIN,
-            Kind::Stream | Kind::Side(_) => deadline.at() + TAKEN_WITHIN,
+            Kind::Stream => deadline.at() + TAKEN_WITHIN,
         };
         let at = match kind {
-            Kind::Stream | Kind::Side(_) => deadline.at(),
+            Kind::Stream => deadline.at(),
             // It is made, and goes as it is.
             Kind::Unary | Kind::OwnWords | Kind::Events => untaken_at,
         };
-        let stop = matches!(kind, Kind::Side(_)).then(|| self.stop.clone());
         // What is made of a request may take as much as it did, for as long.
-        let held = (place, room);
-        Ok(response.map(|body| Held::wrap(body, held, Ends { at, untaken_at, stop })))
+        let held = (place, room, going.map(Going::answered));
+        Ok(response.map(|body| Held::wrap(body, held, Ends { at, untaken_at, stop: None })))
     }
 }
 
@@ -167,7 +143,11 @@ impl Around for Limited {
     async fn around<N: Next>(self, request: Request, next: N) -> Response {
         let peer = request.extensions().get::<Peer>().cloned();
         let given_up = GivenUp(peer);
-        let response = self.answer(request, next).await.unwrap_or_else(Status::into_http);
+        let answered = match self.sides.of(request.uri().path()) {
+            Some(side) => self.sides.answer(side, request, next).await,
+            None => self.answer(request, next).await,
+        };
+        let response = answered.unwrap_or_else(Status::into_http);
         // Ours has no source: the request broke off on its way.
         let broke_off = response.extensions().get::<Status>().is_some_and(|status| status.source().is_some());
         if !broke_off {
@@ -183,37 +163,35 @@ struct GivenUp(Option<Peer>);
 
 impl GivenUp {
     fn no(mut self) {
-        self.0 = None;
+        if let Some(peer) = self.0.take() {
+            peer.activity.answered();
+        }
     }
 }
 
 impl Drop for GivenUp {
     fn drop(&mut self) {
         if let Some(peer) = &self.0 {
-            peer.resets.another();
+            peer.activity.given_up();
         }
     }
 }
 
 /// A call's place among all, until it is dropped.
 struct CallPlace {
-    _permit: OwnedSemaphorePermit,
-    metrics: Option<Arc<Metrics>>,
+    _share: Share<Who>,
+    metrics: Arc<Metrics>,
 }
 
 impl CallPlace {
-    fn take(permit: OwnedSemaphorePermit, metrics: Option<Arc<Metrics>>) -> CallPlace {
-        if let Some(metrics) = &metrics {
-            metrics.calls(1);
-        }
-        CallPlace { _permit: permit, metrics }
+    fn take(share: Share<Who>, metrics: Arc<Metrics>) -> CallPlace {
+        metrics.calls(1);
+        CallPlace { _share: share, metrics }
     }
 }
 
 impl Drop for CallPlace {
     fn drop(&mut self) {
-        if let Some(metrics) = &self.metrics {
-            metrics.calls(-1);
-        }
+        self.metrics.calls(-1);
     }
 }

@@ -1,5 +1,6 @@
 //! What every call goes through on its way to a service, the outermost first: it is told
-//! ([`calls`]), its defects are its own ([`panics`]), its caller is known and allowed ([`access`]),
+//! ([`calls`]), its defects are its own ([`panics`]), its caller is known and allowed ([`access`],
+//! [`strangers`]),
 //! and it is bounded ([`limits`]).
 
 pub mod access;
@@ -9,6 +10,8 @@ mod held;
 pub mod limits;
 pub mod panics;
 mod rate;
+mod sides;
+pub mod strangers;
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};

@@ -1,28 +1,16 @@
 //! How often one caller may call: a bucket of a second's calls for each, by its authenticated name,
 //! or by its address where it has none. Who has not called for a second takes no memory.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::grpc::who::Who;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tonic::codegen::http::Extensions;
-
-use crate::grpc::listener::{Peer, network};
-use crate::service::caller::Caller;
 
 /// So many buckets are kept without a look at which of them are full again.
 const MANY: usize = 10_000;
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Who {
-    Name(String),
-    Address(IpAddr),
-    /// More addresses within a second than there can be callers of ours share one bucket.
-    Crowd,
-}
 
 /// The buckets. Clones share them.
 #[derive(Debug, Clone)]
@@ -39,23 +27,15 @@ impl Rates {
     }
 
     /// Counts a call. An error: how long until its caller's next one would pass.
-    pub(super) fn check(&self, extensions: &Extensions) -> Result<(), Duration> {
+    pub(super) fn check(&self, who: Who) -> Result<(), Duration> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
         if limiter.len() > MANY {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
-        let who = if limiter.len() > MANY { Who::Crowd } else { who(extensions) };
+        // More of them within a second than there can be callers of ours share one bucket.
+        let who = if limiter.len() > MANY { Who::Crowd } else { who };
         limiter.check_key(&who).map_err(|until| until.wait_time_from(self.clock.now()))
-    }
-}
-
-fn who(extensions: &Extensions) -> Who {
-    let name = extensions.get::<Caller>().map(|caller| &caller.name).filter(|name| !name.is_empty());
-    match (name, extensions.get::<Peer>().and_then(|peer| peer.address)) {
-        (Some(name), _) => Who::Name(name.clone()),
-        (None, Some(address)) => Who::Address(network(address.ip())),
-        (None, None) => Who::Crowd,
     }
 }
 
@@ -63,28 +43,26 @@ fn who(extensions: &Extensions) -> Who {
 mod tests {
     use super::*;
 
-    fn called_by(name: &str) -> Extensions {
-        let mut extensions = Extensions::new();
-        extensions.insert(Caller { name: name.into(), ..Caller::unidentified() });
-        extensions
+    fn called_by(name: &str) -> Who {
+        Who::Name(name.into())
     }
 
     #[test]
     fn each_caller_has_its_own_rate_and_is_told_when_to_come_again() {
         let rates = Rates::of(NonZeroU32::new(2));
         let (busy, quiet) = (called_by("busy"), called_by("quiet"));
-        assert_eq!((rates.check(&busy), rates.check(&busy)), (Ok(()), Ok(())));
-        let wait = rates.check(&busy).expect_err("the third");
+        assert_eq!((rates.check(busy.clone()), rates.check(busy.clone())), (Ok(()), Ok(())));
+        let wait = rates.check(busy.clone()).expect_err("the third");
         assert!(wait > Duration::from_millis(300) && wait <= Duration::from_millis(500), "{wait:?}");
-        assert_eq!(rates.check(&quiet), Ok(()));
-        assert_eq!(Rates::of(None).check(&busy), Ok(()));
+        assert_eq!(rates.check(quiet), Ok(()));
+        assert_eq!(Rates::of(None).check(busy), Ok(()));
     }
 
     #[test]
     fn callers_that_are_gone_take_no_memory() {
         let rates = Rates::of(NonZeroU32::new(1_000_000));
         for n in 0..3 * MANY {
-            rates.check(&called_by(&n.to_string())).expect("no rate to speak of");
+            rates.check(called_by(&n.to_string())).expect("no rate to speak of");
         }
         let kept = rates.limiter.as_ref().expect("limited").len();
         assert!(kept <= MANY + 1, "{kept}");

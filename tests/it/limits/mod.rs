@@ -5,6 +5,7 @@ mod calls;
 mod connections;
 mod deadlines;
 pub mod raw;
+mod strangers;
 
 use std::time::{Duration, Instant};
 

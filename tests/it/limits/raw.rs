@@ -8,9 +8,11 @@ use tokio::net::{TcpSocket, TcpStream};
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
 pub const CONTINUATION: u8 = 9;
 
 pub const ACK: u8 = 1;
@@ -48,11 +50,16 @@ pub async fn connect(address: &str) -> TcpStream {
 
 /// The same with room for so many bytes that were not read.
 pub async fn connect_with(address: &str, room: Option<u32>) -> TcpStream {
+    connect_from("127.0.0.2", address, room).await
+}
+
+/// The same from one of this machine's addresses.
+pub async fn connect_from(from: &str, address: &str, room: Option<u32>) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     if let Some(room) = room {
         socket.set_recv_buffer_size(room).unwrap();
     }
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
     let address: SocketAddr = address.parse().unwrap();
     socket.connect(address).await.unwrap()
 }
@@ -90,4 +97,34 @@ pub async fn closed_while_sending(
         }
         assert!(began.elapsed() < Duration::from_secs(60), "still open");
     }
+}
+
+/// Sends this, and then is there whenever it is asked for: resolves when the other end has closed.
+pub async fn hold(mut stream: TcpStream, first: Vec<u8>) {
+    let mut frames = Vec::new();
+    let mut buffer = [0; 4096];
+    if stream.write_all(&first).await.is_err() {
+        return;
+    }
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        frames.extend_from_slice(&buffer[..read]);
+        while let Some(length) = frames.first_chunk().map(|[a, b, c]| u32::from_be_bytes([0, *a, *b, *c])) {
+            let whole = 9 + length as usize;
+            if frames.len() < whole {
+                break;
+            }
+            let asked: Vec<u8> = frames.drain(..whole).collect();
+            if asked[3] == PING
+                && asked[4] & ACK == 0
+                && stream.write_all(&frame(PING, ACK, 0, &asked[9..])).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// A call of which only so much comes.
+pub fn half(path: &str, stream: u32, begun: &[u8]) -> Vec<u8> {
+    [frame(HEADERS, END_HEADERS, stream, &headers(path)), frame(DATA, 0, stream, begun)].concat()
 }

@@ -3,6 +3,7 @@
 //! told again, it stops hard, and nothing is lost by that either.
 
 mod hard;
+mod held;
 mod load;
 mod order;
 
