@@ -79,13 +79,13 @@ pub fn status(error: Error) -> Status {
 fn log(error: &Error) {
     let Error::Store(error) = error else { return };
     if matches!(error, StoreError::Internal(_) | StoreError::Inconsistent(_)) {
-        tracing::error!(error = %error, detail = ?error, "a call failed");
+        tracing::error!(error = %error, detail = error.detail(), "a call failed");
     }
     if let StoreError::TakesNone(rule) = error {
         tracing::error!(error = %error, rule, "a batch was refused as a whole");
     }
     if matches!(error, StoreError::Denied(_)) {
-        tracing::warn!(error = %error, detail = ?error, "a call was refused by the database");
+        tracing::warn!(error = %error, detail = error.detail(), "a call was refused by the database");
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Records {
     leases: Family<State, Gauge>,
     oldest_unrated: Family<NoLabels, Gauge>,
     unbilled: Family<Kind, Gauge>,
+    recent_unbilled: Family<Kind, Gauge>,
+    last_success: Family<Triggered, Gauge>,
 }
 
 impl Records {
@@ -47,7 +49,8 @@ impl Records {
         registry.register_with_unit("records_looked_at_timestamp", help, Unit::Seconds, seen.looked.clone());
         let help = "Runs that ended in the last 6 hours, by their records";
         registry.register("recent_runs", help, seen.recent_runs.clone());
-        let help = "What runs that ended in the last 6 hours found, by their records; each run counts anew";
+        let help =
+            "What runs that are open, or ended in the last 6 hours, found by their records; each counts anew";
         registry.register("recent_findings", help, seen.recent_findings.clone());
         registry.register("open_runs", "Runs that have not ended, by their records", seen.open_runs.clone());
         let help = "For how long an open run has committed nothing, the longest; 0 where none is open";
@@ -63,6 +66,15 @@ impl Records {
         );
         let help = "Events that the latest run of their hour could not bill, of the last 31 days, by kind";
         registry.register("unbilled_events", help, seen.unbilled.clone());
+        let help = "Events that the latest run of their hour could not bill, of the last 3 days, by kind";
+        registry.register("recent_unbilled_events", help, seen.recent_unbilled.clone());
+        let help = "When a run last succeeded, in whatever process; of the last 31 days, gap fills aside";
+        registry.register_with_unit(
+            "run_last_success_timestamp",
+            help,
+            Unit::Seconds,
+            seen.last_success.clone(),
+        );
         seen
     }
 }
@@ -122,13 +134,28 @@ impl Metrics {
         self.records.unbilled.get_or_create(&Kind { kind }).set(events);
     }
 
+    /// Those of the last days.
+    pub fn recent_unbilled_events(&self, kind: &'static str, events: i64) {
+        self.records.recent_unbilled.get_or_create(&Kind { kind }).set(events);
+    }
+
     /// When a run with this trigger last succeeded, in whatever process.
     pub fn last_success(&self, trigger: &'static str, at: i64) {
-        let gauge = self.runs.last_success.get_or_create(&Triggered { trigger });
-        // A look may be older than what this process has just told.
-        if gauge.get() < at {
-            gauge.set(at);
-        }
+        self.records.last_success.get_or_create(&Triggered { trigger }).set(at);
+    }
+
+    /// What was seen is too old to be shown.
+    pub fn forget_records(&self) {
+        let seen = &self.records;
+        seen.recent_runs.clear();
+        seen.recent_findings.clear();
+        seen.open_runs.clear();
+        seen.still.clear();
+        seen.leases.clear();
+        seen.oldest_unrated.clear();
+        seen.unbilled.clear();
+        seen.recent_unbilled.clear();
+        seen.last_success.clear();
     }
 }
 
@@ -148,7 +175,14 @@ mod tests {
     #[test]
     fn what_nobody_has_looked_at_is_not_there() {
         let text = Metrics::new().encode().expect("memory");
-        for name in ["rater_recent_", "rater_open_", "rater_leases{", "rater_oldest_", "rater_unbilled_"] {
+        for name in [
+            "rater_run_last_",
+            "rater_recent_",
+            "rater_open_",
+            "rater_leases{",
+            "rater_oldest_",
+            "rater_unbilled_",
+        ] {
             assert!(!text.lines().any(|line| line.starts_with(name)), "{name} in\n{text}");
         }
         has(&Metrics::new(), "rater_ready 0");
@@ -162,13 +196,5 @@ mod tests {
         has(&metrics, r#"rater_open_runs{trigger="routine",state="pending"} 0"#);
         metrics.open_runs(&[]);
         has(&metrics, r#"rater_open_runs{trigger="backfill",state="running"} 0"#);
-    }
-
-    #[test]
-    fn the_last_success_never_goes_back() {
-        let metrics = Metrics::new();
-        metrics.last_success("routine", 20);
-        metrics.last_success("routine", 10);
-        has(&metrics, r#"rater_run_last_success_timestamp_seconds{trigger="routine"} 20"#);
     }
 }

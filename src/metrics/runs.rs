@@ -6,7 +6,6 @@ use opentelemetry::{KeyValue, global, metrics};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -60,7 +59,6 @@ pub struct RunEvents {
 pub(super) struct Runs {
     ended: Family<Run, Counter>,
     duration: Family<Run, Histogram>,
-    pub last_success: Family<Triggered, Gauge>,
     findings: Family<Found, Counter>,
     events: Family<Read, Counter>,
     lease_conflicts: Counter,
@@ -73,7 +71,6 @@ impl Runs {
         let runs = Runs {
             ended: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(RUN_BUCKETS)),
-            last_success: Family::default(),
             findings: Family::default(),
             events: Family::default(),
             lease_conflicts: Counter::default(),
@@ -87,13 +84,6 @@ impl Runs {
         registry.register("runs", "Runs that ended, dry runs aside", runs.ended.clone());
         let help = "How long runs took, from their acceptance to their end";
         registry.register_with_unit("run_duration", help, Unit::Seconds, runs.duration.clone());
-        let help = "When a run last succeeded, in whatever process; of the last 31 days";
-        registry.register_with_unit(
-            "run_last_success_timestamp",
-            help,
-            Unit::Seconds,
-            runs.last_success.clone(),
-        );
         let help = "What the findings of runs counted: events or rollups, by the finding's code";
         registry.register("findings", help, runs.findings.clone());
         let help = "Events that runs read, by what became of them; every run over an hour counts it anew";
@@ -131,16 +121,13 @@ impl Runs {
 }
 
 impl Metrics {
-    /// A run ended; `at` is the time in Unix seconds.
-    pub fn run_finished(&self, trigger: &'static str, state: &'static str, took: Duration, at: i64) {
+    /// A run ended.
+    pub fn run_finished(&self, trigger: &'static str, state: &'static str, took: Duration) {
         let run = Run { trigger, state };
         self.runs.ended.get_or_create(&run).inc();
         self.runs.duration.get_or_create(&run).observe(took.as_secs_f64());
         let labels = [KeyValue::new("trigger", trigger), KeyValue::new("state", state)];
         self.runs.exported_duration.record(took.as_secs_f64(), &labels);
-        if state == "succeeded" {
-            self.last_success(trigger, at);
-        }
     }
 
     /// A run found `count` of something; the severity is the one that its log and its response
@@ -168,12 +155,11 @@ mod tests {
     #[test]
     fn runs_are_counted_by_trigger_and_state() {
         let metrics = Metrics::new();
-        metrics.run_finished("routine", "succeeded", Duration::from_millis(3_200), 1_780_000_000);
-        metrics.run_finished("routine", "failed", Duration::from_secs(1), 1_780_003_600);
+        metrics.run_finished("routine", "succeeded", Duration::from_millis(3_200));
+        metrics.run_finished("routine", "failed", Duration::from_secs(1));
         has(&metrics, r#"rater_runs_total{trigger="routine",state="succeeded"} 1"#);
         has(&metrics, r#"rater_run_duration_seconds_sum{trigger="routine",state="succeeded"} 3.2"#);
         has(&metrics, r#"rater_run_duration_seconds_bucket{le="5.0",trigger="routine",state="succeeded"} 1"#);
-        has(&metrics, r#"rater_run_last_success_timestamp_seconds{trigger="routine"} 1780000000"#);
     }
 
     #[test]

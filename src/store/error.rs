@@ -85,6 +85,17 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
+    /// What the log has beside the error's own words: the database's, as long as they can't hold a row.
+    pub fn detail(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => match source.downcast_ref::<sqlx::Error>() {
+                Some(sqlx::Error::Database(database)) => said(&**database),
+                _ => format!("{source:?}"),
+            },
+            None => String::new(),
+        }
+    }
+
     /// Whether it is about the rows in hand, so that fewer or others of them may do better: what
     /// they hold, what forbids to change them, or how long they take.
     pub fn is_about_rows(&self) -> bool {
@@ -113,6 +124,25 @@ impl Error {
     pub fn no_answer() -> Error {
         Error::OutcomeUnknown(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
     }
+}
+
+/// A database's error for the log: code, table and constraint, and its message. What a trigger raises
+/// may quote a row, as may what is said of a value (22, 44): of these the place, and no more. Its
+/// `DETAIL`, which has the failing row, is never told.
+pub(crate) fn said(error: &(dyn DatabaseError + 'static)) -> String {
+    let code = error.code().unwrap_or_default();
+    let mut words = vec![code.to_string()];
+    words.extend(error.table().map(|table| format!("table {table}")));
+    words.extend(error.constraint().map(|constraint| format!("constraint {constraint}")));
+    let place = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::r#where);
+    // The first line names the function and its line; those below it may be statements.
+    let function = place.and_then(|place| place.lines().next()).filter(|line| line.starts_with("PL/"));
+    match function {
+        Some(function) => words.push(function.to_owned()),
+        None if matches!(code.get(..2), Some("22" | "44" | "P0")) => {}
+        None => words.push(error.message().to_owned()),
+    }
+    words.join(", ")
 }
 
 /// SQLSTATEs that say: not now. 08 connection, 40 rolled back, 53 resources (a full disk),

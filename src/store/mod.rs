@@ -42,7 +42,7 @@ pub use duties::Duties;
 pub use error::Error;
 pub use group_by::{GroupBy, Period};
 pub use lease::{Holder, Lease};
-pub use observe::{EndedRuns, Leases, OpenRuns};
+pub use observe::{EndedRuns, Leases, OpenRuns, UnbilledEvents};
 pub use rated_usage::{UsageFilter, UsageKey, UsageRow};
 pub use rating_statement::{Rated, Rules, Wanted};
 pub use run::{Begun, Known, NewRun};

@@ -18,10 +18,12 @@ const PATIENCE: &str = "5s";
 /// How far back is looked: what began, or closed, before that has been known for a month.
 const HOURS: i32 = 31 * 24;
 const SECONDS: f64 = 31.0 * 24.0 * 3600.0;
+/// Of these hours unbilled events are told apart: who was told on a Friday night sees them on Monday.
+const RECENT_HOURS: i32 = 3 * 24;
 /// Rows of anomalies that are added up.
 const ANOMALIES: i64 = 20_000;
 
-/// Runs that ended a short while ago.
+/// Runs that ended a short while ago, and what open ones have committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedRuns {
     /// Why they ran.
@@ -58,6 +60,17 @@ pub struct Leases {
     pub expired: i64,
 }
 
+/// Events of a kind that the latest run of their hour could not bill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnbilledEvents {
+    /// Why not.
+    pub kind: AnomalyKind,
+    /// Of the last 31 days.
+    pub events: i64,
+    /// Of the last 3 days.
+    pub recent: i64,
+}
+
 impl Db {
     /// A short transaction that only looks.
     async fn look(&self) -> Result<Transaction<'static, Postgres>, Error> {
@@ -68,7 +81,7 @@ impl Db {
         Ok(tx)
     }
 
-    /// What ended within this time, by trigger and state.
+    /// What ended within this time, and what open runs have committed, by trigger and state.
     pub async fn ended_runs(&self, within: Duration) -> Result<Vec<EndedRuns>, Error> {
         let rows = sqlx::query_file!("src/store/sql/seen_ended_runs.sql", within.as_secs_f64(), SECONDS)
             .fetch_all(&mut *self.look().await?)
@@ -107,17 +120,16 @@ impl Db {
         Ok(open.collect())
     }
 
-    /// When a run with each trigger last succeeded; one that none did is not there.
-    pub async fn last_successes(&self) -> Result<Vec<(Trigger, DateTime<Utc>)>, Error> {
-        let rows = sqlx::query!(
-            r#"SELECT trigger, max(finished_at) AS "at!" FROM rating_run
-            WHERE state = 'succeeded' AND finished_at IS NOT NULL
-                AND created_at >= clock_timestamp() - make_interval(secs => $1)
-            GROUP BY trigger"#,
-            SECONDS
-        )
-        .fetch_all(&mut *self.look().await?)
-        .await?;
+    /// When a run with each trigger last succeeded; one that none did is not there, and a routine run
+    /// that only filled a gap is none.
+    pub async fn last_successes(
+        &self,
+        closing_delay: Duration,
+    ) -> Result<Vec<(Trigger, DateTime<Utc>)>, Error> {
+        let rows =
+            sqlx::query_file!("src/store/sql/seen_last_success.sql", SECONDS, closing_delay.as_secs_f64())
+                .fetch_all(&mut *self.look().await?)
+                .await?;
         Ok(rows.into_iter().map(|r| (Trigger::parse(&r.trigger), r.at)).collect())
     }
 
@@ -145,10 +157,15 @@ impl Db {
     }
 
     /// Events that could not be billed, by kind; a kind without any is not there.
-    pub async fn unbilled_events(&self) -> Result<Vec<(AnomalyKind, i64)>, Error> {
-        let rows = sqlx::query_file!("src/store/sql/seen_unbilled.sql", HOURS, ANOMALIES)
+    pub async fn unbilled_events(&self) -> Result<Vec<UnbilledEvents>, Error> {
+        let rows = sqlx::query_file!("src/store/sql/seen_unbilled.sql", HOURS, ANOMALIES, RECENT_HOURS)
             .fetch_all(&mut *self.look().await?)
             .await?;
-        Ok(rows.into_iter().map(|r| (AnomalyKind::parse(&r.kind), r.events)).collect())
+        let unbilled = rows.into_iter().map(|r| UnbilledEvents {
+            kind: AnomalyKind::parse(&r.kind),
+            events: r.events,
+            recent: r.recent,
+        });
+        Ok(unbilled.collect())
     }
 }

@@ -28,24 +28,34 @@ pub(super) struct Exported {
     propagated: bool,
 }
 
+/// An exporter that can't be built. The builder's own words hold the endpoint as it was given, and a
+/// secret with it.
+fn wrong<E>(collector: &Collector) -> impl Fn(E) -> String {
+    move |_| {
+        let named_by = &collector.named_by;
+        format!("{named_by}: can't be followed, or the timeout, compression or headers beside it can't")
+    }
+}
+
 /// Prepares what the settings ask for. Connects when there is something to send.
 pub(super) fn build(settings: &Settings) -> Result<Exported, String> {
-    let wrong = |error: opentelemetry_otlp::ExporterBuildError| error.to_string();
     let resource = resource();
     let traces = settings.traces.as_ref().map(|collector| -> Result<_, String> {
         let exporter = SpanExporter::builder().with_tonic().with_tls_config(tls(collector)).build();
         let provider = SdkTracerProvider::builder().with_resource(resource.clone());
-        Ok(provider.with_batch_exporter(Watched::new("traces", exporter.map_err(wrong)?)).build())
+        Ok(provider.with_batch_exporter(Watched::new("traces", exporter.map_err(wrong(collector))?)).build())
     });
     let metrics = settings.metrics.as_ref().map(|collector| -> Result<_, String> {
         let exporter = MetricExporter::builder().with_tonic().with_tls_config(tls(collector)).build();
         let provider = SdkMeterProvider::builder().with_resource(resource.clone());
-        Ok(provider.with_periodic_exporter(Watched::new("metrics", exporter.map_err(wrong)?)).build())
+        Ok(provider
+            .with_periodic_exporter(Watched::new("metrics", exporter.map_err(wrong(collector))?))
+            .build())
     });
     let logs = settings.logs.as_ref().map(|collector| -> Result<_, String> {
         let exporter = LogExporter::builder().with_tonic().with_tls_config(tls(collector)).build();
         let provider = SdkLoggerProvider::builder().with_resource(resource.clone());
-        Ok(provider.with_batch_exporter(Watched::new("logs", exporter.map_err(wrong)?)).build())
+        Ok(provider.with_batch_exporter(Watched::new("logs", exporter.map_err(wrong(collector))?)).build())
     });
     Ok(Exported {
         traces: traces.transpose()?,

@@ -28,6 +28,8 @@ pub(super) struct Settings {
 /// What reaching a signal's collector takes, beside what the SDK reads itself. PEM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Collector {
+    /// The variable that names it, for errors.
+    pub named_by: String,
     pub ca: Option<Vec<u8>>,
     /// Certificate and key.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
@@ -72,9 +74,11 @@ fn collector(signal: &str, variable: &impl Fn(&str) -> Option<String>) -> Result
         let names = [format!("OTEL_EXPORTER_OTLP_{signal}_{what}"), format!("OTEL_EXPORTER_OTLP_{what}")];
         names.into_iter().find_map(|name| variable(&name).map(|value| (name, value)))
     };
-    let Some((name, endpoint)) = either("ENDPOINT") else { return Ok(None) };
+    let Some((named_by, endpoint)) = either("ENDPOINT") else { return Ok(None) };
     if !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
-        return Err(format!("{name}: must begin with http:// or https://, such as http://collector:4317"));
+        return Err(format!(
+            "{named_by}: must begin with http:// or https://, such as http://collector:4317"
+        ));
     }
     if let Some((name, _)) = either("PROTOCOL").filter(|(_, protocol)| protocol != "grpc") {
         return Err(format!("{name}: only grpc is spoken, to port 4317 of most collectors"));
@@ -94,7 +98,7 @@ fn collector(signal: &str, variable: &impl Fn(&str) -> Option<String>) -> Result
             );
         }
     };
-    Ok(Some(Collector { ca: file("CERTIFICATE")?, identity }))
+    Ok(Some(Collector { named_by, ca: file("CERTIFICATE")?, identity }))
 }
 
 #[cfg(test)]

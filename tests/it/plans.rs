@@ -4,6 +4,7 @@
 mod audit;
 mod changes;
 mod pages;
+mod records;
 
 use std::fs;
 use std::time::Duration;

@@ -60,7 +60,7 @@ fn tell_record(metrics: &Metrics, record: &RunRecord) {
     let (run_id, trigger, counts) = (&report.run_id, report.trigger.as_str(), &report.counts);
     let ended = record.finished_at.unwrap_or(record.created_at);
     let took = (ended - record.started_at.unwrap_or(ended)).to_std().unwrap_or_default();
-    metrics.run_finished(trigger, report.state.as_str(), took, ended.timestamp());
+    metrics.run_finished(trigger, report.state.as_str(), took);
     let events = RunEvents {
         rated: counts.rated_events,
         unpriced: counts.unpriced_events,
@@ -149,5 +149,8 @@ pub(super) fn trace_leave(span: &Span, left: &Result<Report, Error>) {
 }
 
 fn source(error: &Error) -> String {
-    error.source().map(|source| format!("{source:?}")).unwrap_or_default()
+    match error {
+        Error::Store(error) => error.detail(),
+        error => error.source().map(|source| format!("{source:?}")).unwrap_or_default(),
+    }
 }

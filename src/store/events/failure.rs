@@ -5,7 +5,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::store::Error;
-use crate::store::error::{at_commit, ends_session};
+use crate::store::error::{at_commit, ends_session, said};
 
 /// A failure of an attempt.
 #[derive(Debug)]
@@ -41,12 +41,10 @@ impl Broken {
 
     /// It says nothing of the event: the database takes no other one either.
     pub(super) fn takes_none(&self) -> Error {
-        let Some(error) = self.database() else { return Error::TakesNone(String::new()) };
-        let (code, constraint) = (error.code().unwrap_or_default(), error.constraint().unwrap_or_default());
-        Error::TakesNone(format!("{code} {constraint} {}", error.message()))
+        Error::TakesNone(self.database().map(said).unwrap_or_default())
     }
 
-    fn database(&self) -> Option<&dyn DatabaseError> {
+    fn database(&self) -> Option<&(dyn DatabaseError + 'static)> {
         self.error.as_database_error()
     }
 
@@ -57,7 +55,7 @@ impl Broken {
             events,
             code = error.code().as_deref(),
             constraint = error.constraint(),
-            rule = error.message(),
+            rule = said(error),
             "the database refuses events of a batch"
         );
     }

@@ -1,5 +1,6 @@
--- What runs did that ended a short while ago ($1 seconds), added up by trigger and state. Runs that
--- began more than $2 seconds ago are not looked through for it.
+-- What runs did that ended a short while ago ($1 seconds), and what open ones have committed so far,
+-- added up by trigger and state. Runs that began more than $2 seconds ago are not looked through for it.
+-- The bound is statement_timestamp(), by which an index can be read; clock_timestamp() is none.
 SELECT r.trigger, r.state,
     count(*) AS "runs!",
     coalesce(sum(r.refused_rollups), 0)::bigint AS "refused_rollups!",
@@ -26,6 +27,6 @@ CROSS JOIN LATERAL (
         sum(unexplained_rollups) AS unexplained_rollups
     FROM rating_run_chunk WHERE run_id = r.run_id
 ) c
-WHERE r.created_at >= clock_timestamp() - make_interval(secs => $2)
-    AND r.finished_at >= clock_timestamp() - make_interval(secs => $1)
+WHERE r.created_at >= statement_timestamp() - make_interval(secs => $2)
+    AND (r.finished_at >= statement_timestamp() - make_interval(secs => $1) OR r.finished_at IS NULL)
 GROUP BY r.trigger, r.state

@@ -3,14 +3,14 @@
 -- rollup, which is how an hour of an adopted table was rated elsewhere. Hours are closed as runs take
 -- it, $1 seconds after their end; $2 hours are looked back. One index probe an hour that is not covered.
 WITH closed AS (
-    SELECT date_bin('1 hour', clock_timestamp() - make_interval(secs => $1), 'epoch') AS until
+    SELECT date_bin('1 hour', statement_timestamp() - make_interval(secs => $1), 'epoch') AS until
 ),
 covered AS (
     SELECT range_agg(tstzrange(c.chunk_start, c.chunk_end)) AS hours
     FROM closed, rating_run r JOIN rating_run_chunk c USING (run_id)
     WHERE r.created_at >= until - make_interval(hours => $2)
 )
-SELECT extract(epoch FROM clock_timestamp() - (h.start + interval '1 hour'))::bigint AS "ago!"
+SELECT extract(epoch FROM statement_timestamp() - (h.start + interval '1 hour'))::bigint AS "ago!"
 FROM closed, covered,
     generate_series(until - make_interval(hours => $2), until - interval '1 hour', interval '1 hour') AS h (start)
 WHERE NOT coalesce(hours @> h.start, false)

@@ -173,6 +173,18 @@ fn whole_faults(objects: &[Value], pods: &[(Value, Value)], fault: &mut impl FnM
     fault(!hits(&service["spec"]["selector"]), "the service is not for its pods alone");
     let account = of_kind(objects, "ServiceAccount").next().unwrap_or(&Value::Null);
     fault(account["automountServiceAccountToken"] != false, "the account hands out its token");
+    for certificate in of_kind(objects, "Certificate") {
+        let issuer = &certificate["spec"]["issuerRef"];
+        let kind = issuer["kind"].as_str().unwrap_or("Issuer");
+        let there = of_kind(objects, kind).any(|known| known["metadata"]["name"] == issuer["name"]);
+        fault(!there, &format!("there is no {kind} {}", issuer["name"]));
+    }
+    for issuer in of_kind(objects, "Issuer").filter(|issuer| issuer["spec"]["ca"].is_object()) {
+        let secret = &issuer["spec"]["ca"]["secretName"];
+        let made = of_kind(objects, "Certificate")
+            .any(|made| made["spec"]["secretName"] == *secret && made["spec"]["isCA"] == true);
+        fault(!made, &format!("nobody makes the authority {secret}"));
+    }
     for monitor in of_kind(objects, "ServiceMonitor") {
         let selector = &monitor["spec"]["selector"]["matchLabels"];
         fault(!selects(selector, &service["metadata"]["labels"]), "the monitor looks at no service");
@@ -325,6 +337,8 @@ fn what_is_wrong_with_a_manifest_is_told() {
             "does not find its run",
         ),
         ("ServiceMonitor", "/spec/endpoints/0", "port", r#""web""#, "looks at no port"),
+        ("Issuer", "/metadata", "name", r#""x""#, "there is no Issuer"),
+        ("Issuer", "/spec/ca", "secretName", r#""x""#, "nobody makes the authority"),
     ];
     for (kind, place, name, value, told) in wrongs {
         let mut changed = objects.clone();

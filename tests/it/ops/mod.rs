@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::harness::{Process, event, field, rater, temp_dir};
-use crate::rig::{Rig, eventually, http_get, routine};
+use crate::rig::{Rig, backfill, eventually, http_get};
 
 /// A file of the repository.
 fn file(path: &str) -> PathBuf {
@@ -38,9 +38,9 @@ fn metrics_of(expr: &str) -> BTreeSet<String> {
 /// Every series' name that a service and a sender show, once each has done something.
 async fn shown() -> BTreeSet<String> {
     let rig = Rig::with_events([event("e-1")]).await;
-    rig.rated(routine(10, 11)).await;
+    rig.rated(backfill(10, 11)).await;
     eventually("the records were looked at", async || {
-        let series = r#"rater_open_runs{trigger="routine",state="running"}"#;
+        let series = r#"rater_run_last_success_timestamp_seconds{trigger="backfill"}"#;
         rig.metric(series).await.is_some()
     })
     .await;

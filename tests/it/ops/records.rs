@@ -63,10 +63,11 @@ impl Looked {
         .await;
     }
 
-    async fn look_by(&self, url: &str, closing_delay: Duration) {
+    /// Says whether the runs were seen.
+    async fn look_by(&self, url: &str, closing_delay: Duration) -> bool {
         let options =
             DbOptions { url: url.into(), max_connections: 1, acquire_timeout: Duration::from_secs(30) };
-        look(&Db::new(&options).unwrap(), closing_delay, &self.metrics).await.unwrap();
+        look(&Db::new(&options).unwrap(), closing_delay, &self.metrics).await.unwrap().is_some()
     }
 
     async fn look(&self) {
@@ -115,14 +116,6 @@ async fn r09_what_an_earlier_process_found_is_in_the_metrics_of_the_next() {
     shows(found("UNPRICED_EVENTS", "error", "routine"), Some("3")).await;
     shows(r#"rater_recent_runs{trigger="routine",state="succeeded"}"#.into(), Some("3")).await;
     shows("rater_ready".into(), Some("1")).await;
-    let ended: i64 =
-        next.one("SELECT floor(extract(epoch FROM max(finished_at)))::bigint FROM rating_run").await;
-    shows(
-        r#"rater_run_last_success_timestamp_seconds{trigger="routine"}"#.into(),
-        Some(ended.to_string().as_str()),
-    )
-    .await;
-    shows(r#"rater_run_last_success_timestamp_seconds{trigger="backfill"}"#.into(), None).await;
     // Its own counters know nothing of it: they are no ground for an alert.
     assert_eq!(
         next.metric(r#"rater_runs_total{trigger="routine",state="succeeded"}"#).await.as_deref(),
@@ -145,6 +138,44 @@ async fn what_ended_long_ago_is_told_no_more() {
     looked.sql("UPDATE rating_run SET refused_rollups = 7, finished_at = now() WHERE run_id = 'a'").await;
     let refused = r#"rater_recent_findings{code="DECREASE_REFUSED",severity="error",trigger="routine"}"#;
     assert_eq!(looked.shown(refused).await, Some(7));
+}
+
+#[tokio::test]
+async fn r09_what_an_open_run_has_deleted_is_told_before_it_ends() {
+    let looked = Looked::new().await;
+    looked.run("waits", "3 hours", "routine", "pending", "NULL", &[[9, 1, 120]]).await;
+    let unpriced = r#"rater_recent_findings{code="UNPRICED_EVENTS",severity="error",trigger="routine"}"#;
+    assert_eq!(looked.shown(unpriced).await, Some(2));
+    let deleted = r#"rater_recent_findings{code="RECONCILED_DELETIONS",severity="error",trigger="routine"}"#;
+    looked.sql("UPDATE rating_run_chunk SET reconciled_deletions = 7").await;
+    assert_eq!(looked.shown(deleted).await, Some(7));
+    // And it is no run that ended.
+    assert_eq!(looked.shown(r#"rater_recent_runs{trigger="routine",state="failed"}"#).await, Some(0));
+    looked.sql("UPDATE rating_run SET finished_at = now() - interval '7 hours', state = 'failed'").await;
+    assert_eq!(looked.shown(deleted).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_routine_run_that_fills_a_gap_is_no_sign_of_the_schedule() {
+    let looked = Looked::new().await;
+    let last = |trigger: &str| format!(r#"rater_run_last_success_timestamp_seconds{{trigger="{trigger}"}}"#);
+    looked.run("gap", "10 minutes", "routine", "succeeded", "'9 minutes'", &[]).await;
+    looked.run("old", "10 minutes", "backfill", "succeeded", "'9 minutes'", &[]).await;
+    looked.sql("UPDATE rating_run SET window_end = now() - interval '5 hours'").await;
+    assert_eq!(looked.shown(&last("routine")).await, None);
+    assert!(looked.shown(&last("backfill")).await.is_some());
+    // Such hours had just closed, where they close late.
+    looked.look_by(&looked.db.url, Duration::from_secs(4 * 3600)).await;
+    assert!(value(&looked.metrics, &last("routine")).is_some());
+
+    let looked = Looked::new().await;
+    looked.run("hourly", "70 minutes", "routine", "succeeded", "'65 minutes'", &[]).await;
+    looked.sql("UPDATE rating_run SET window_end = date_trunc('hour', created_at)").await;
+    let at: i64 = sqlx::query_scalar("SELECT floor(extract(epoch FROM finished_at))::bigint FROM rating_run")
+        .fetch_one(looked.pool())
+        .await
+        .unwrap();
+    assert_eq!(looked.shown(&last("routine")).await, Some(at));
 }
 
 #[tokio::test]
@@ -222,11 +253,20 @@ async fn what_was_mended_is_unbilled_no_more() {
                 'r', 'm', '{}', 10, 0, 0, 0, NULL, 'run'",
         )
         .await;
+    looked
+        .sql(
+            "INSERT INTO rating_anomaly SELECT date_trunc('hour', now()) - interval '80 hours', 'malformed', 'a',
+                'r', 'm', '{}', 10, 0, 0, 0, NULL, 'run'",
+        )
+        .await;
     assert_eq!(looked.shown(r#"rater_unbilled_events{kind="unpriced"}"#).await, Some(30));
+    assert_eq!(looked.shown(r#"rater_recent_unbilled_events{kind="unpriced"}"#).await, Some(30));
+    assert_eq!(looked.shown(r#"rater_unbilled_events{kind="malformed"}"#).await, Some(40));
+    assert_eq!(looked.shown(r#"rater_recent_unbilled_events{kind="malformed"}"#).await, Some(30));
     assert_eq!(looked.shown(r#"rater_unbilled_events{kind="ambiguous_base"}"#).await, Some(0));
     looked.sql("DELETE FROM rating_anomaly WHERE kind = 'unpriced'").await;
     assert_eq!(looked.shown(r#"rater_unbilled_events{kind="unpriced"}"#).await, Some(0));
-    assert_eq!(looked.shown(r#"rater_unbilled_events{kind="malformed"}"#).await, Some(30));
+    assert_eq!(looked.shown(r#"rater_unbilled_events{kind="malformed"}"#).await, Some(40));
 }
 
 #[tokio::test]
@@ -251,10 +291,15 @@ async fn a_role_shows_what_it_may_see_and_nothing_else() {
     looked.sql(&format!("CREATE ROLE {role}; GRANT SELECT ON rating_run, rating_run_chunk TO {role}")).await;
     let joint = if looked.db.url.contains('?') { '&' } else { '?' };
     let url = format!("{}{joint}options[role]={role}", looked.db.url);
-    looked.look_by(&url, Duration::ZERO).await;
+    assert!(looked.look_by(&url, Duration::ZERO).await);
     assert_eq!(value(&looked.metrics, r#"rater_recent_runs{trigger="routine",state="failed"}"#), Some(0));
     assert_eq!(value(&looked.metrics, r#"rater_unbilled_events{kind="unpriced"}"#), None);
     assert_eq!(value(&looked.metrics, OLDEST), None);
     assert_eq!(value(&looked.metrics, r#"rater_leases{state="live"}"#), None);
+    // Who may not see the runs has not looked at the records, whatever else it saw.
+    let others = format!("REVOKE SELECT ON rating_run FROM {role}; GRANT SELECT ON rating_lease TO {role}");
+    looked.sql(&others).await;
+    assert!(!looked.look_by(&url, Duration::ZERO).await);
+    assert_eq!(value(&looked.metrics, r#"rater_leases{state="live"}"#), Some(0));
     looked.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }

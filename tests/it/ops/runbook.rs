@@ -41,7 +41,33 @@ fn commands() -> Vec<String> {
         line.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("rater ")).collect::<Vec<_>>()
     });
     let all = typed.chain(inline).map(|line| line.split(" | ").next().unwrap().to_owned());
-    all.filter(|line| line.starts_with("rater ")).collect()
+    let ours =
+        all.map(|line| line.split_once(IN_A_POD).map_or(line.clone(), |(_, said)| format!("rater {said}")));
+    ours.filter(|line| line.starts_with("rater ")).collect()
+}
+
+/// How a command runs where the database is reached.
+const IN_A_POD: &str = "kubectl -n billing exec deploy/rater -- /rater ";
+
+#[test]
+fn what_the_runbook_has_somebody_type_does_what_it_is_for() {
+    let book = text("docs/RUNBOOK.md");
+    let typed = || book.lines().filter_map(|line| line.strip_prefix("$ "));
+    for line in typed().filter(|line| line.contains(" logs -l ")) {
+        // By a selector, kubectl tells ten lines, and those of jobs beside the service's.
+        assert!(line.contains("app.kubernetes.io/component=service"), "{line}");
+        assert!(line.contains(" --tail=-1") && !line.contains("--previous"), "{line}");
+    }
+    for line in typed().filter(|line| line.contains(" create job ")) {
+        // The job's name is the run's request id, which finds the run that there was for a day.
+        assert!(line.ends_with("-$(date +%s)"), "{line}");
+    }
+    // Nobody but the pods reaches the database.
+    for command in ["audit", "migrate", "retention"] {
+        let direct = format!("rater {command} ");
+        assert!(!typed().any(|line| format!("{line} ").starts_with(&direct)), "{direct}");
+        assert!(typed().any(|line| line.starts_with(&format!("{IN_A_POD}{command}"))), "{command}");
+    }
 }
 
 /// Words as a shell takes them.

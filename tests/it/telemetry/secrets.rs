@@ -7,7 +7,7 @@ use rater::proto::{BillingEvent, GetRatedUsageRequest, RateWindowRequest, Record
 use tonic::Request;
 
 use super::{Receiver, service, traced};
-use crate::harness::rater;
+use crate::harness::{rater, run_in};
 use crate::rig::http_get;
 use crate::stage::{Stage, event, hour, window};
 
@@ -82,6 +82,51 @@ async fn no_signal_tells_a_secret() {
         assert!(!page.contains(CANARY));
         // What the exporters stand on has no say: it would never end.
         assert!(!sent.contains("\"h2::") && !sent.contains("\"hyper"), "{level}");
+    }
+}
+
+/// Rules that quote what they refuse, and a constraint, whose failing row the database tells.
+#[tokio::test]
+async fn a_rule_of_the_database_that_quotes_a_row_does_not_bring_it_into_the_log() {
+    let rules = [
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no: %', NEW; END $$;
+         CREATE TRIGGER no BEFORE INSERT ON RELATION FOR EACH ROW EXECUTE FUNCTION no()",
+        "ALTER TABLE RELATION ADD CONSTRAINT none CHECK (auth_id IS NULL) NOT VALID",
+        "ALTER TABLE RELATION ADD CONSTRAINT cast_fails CHECK (auth_id::int > 0) NOT VALID",
+    ];
+    for (rule, place) in rules.into_iter().zip(["P0001, PL/pgSQL function no()", "constraint none", "22P02"])
+    {
+        for relation in ["billing_event", "rated_usage"] {
+            let stage = Stage::new().await;
+            let service = stage.service(&["--migrate"]).await;
+            let mut events = service.client_events().await;
+            let known = RecordEventsRequest { events: vec![canary("a", "acme/large")], skip_invalid: false };
+            if relation == "rated_usage" {
+                events.record_events(known.clone()).await.unwrap();
+            }
+            stage.sql(&rule.replace("RELATION", relation)).await;
+            if relation == "billing_event" {
+                events.record_events(known).await.unwrap_err();
+            } else {
+                let request = RateWindowRequest { request_id: "r".into(), ..window(0, 1) };
+                service.client_rating().await.rate_window(request).await.unwrap_err();
+            }
+            let told = |log: &str| log.contains(place);
+            crate::rig::eventually("it is told", async || told(&format!("{:?}", service.logs()))).await;
+            let log = format!("{:?}", service.logs());
+            assert!(!log.contains(CANARY), "{relation}, {place}: {}", around(&log));
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_none_is_told_without_its_value() {
+    let endpoint = format!("http://user:{CANARY}@bad host:4317");
+    for variable in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"] {
+        let output = run_in(&[(variable, &endpoint)], &["serve", "--pricebook", "/nowhere/book.yaml"], "");
+        assert_eq!(output.code(), Some(1), "{output:?}");
+        assert!(output.stderr.contains(&format!("{variable}: ")), "{output:?}");
+        assert!(!output.stderr.contains(CANARY), "{output:?}");
     }
 }
 
