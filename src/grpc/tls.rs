@@ -5,7 +5,7 @@
 //! connection. Sessions are not resumed: a handshake always looks at the certificate anew.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
@@ -109,8 +109,7 @@ impl Tls {
 
     /// Follows the files for ever.
     pub async fn watch(self: Arc<Self>) {
-        let known = std::mem::take(&mut *self.known.lock().unwrap_or_else(PoisonError::into_inner));
-        watch::follow(self, known).await;
+        watch::follow(self).await;
     }
 
     fn refuse(&self, what: &'static str, findings: &str) {
@@ -122,6 +121,10 @@ impl Tls {
 impl Followed for Tls {
     fn files(&self) -> Vec<PathBuf> {
         paths(&self.files)
+    }
+
+    fn known(&self) -> &Mutex<Vec<Content>> {
+        &self.known
     }
 
     fn take(&self, contents: Vec<Content>) {

@@ -2,7 +2,7 @@
 //! A new file that is wrong is refused loudly, and the last good one stays.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch::{Receiver, Sender};
@@ -99,8 +99,7 @@ impl Identities {
 
     /// Follows the files for ever.
     pub async fn watch(self: Arc<Self>) {
-        let known = std::mem::take(&mut *self.known.lock().unwrap_or_else(PoisonError::into_inner));
-        watch::follow(self, known).await;
+        watch::follow(self).await;
     }
 
     fn refuse(&self, what: &'static str, findings: &str) {
@@ -113,6 +112,10 @@ impl Followed for Identities {
     fn files(&self) -> Vec<PathBuf> {
         let jwks = self.state.load().jwks.clone();
         std::iter::once(self.file.clone()).chain(jwks).collect()
+    }
+
+    fn known(&self) -> &Mutex<Vec<Content>> {
+        &self.known
     }
 
     fn take(&self, contents: Vec<Content>) {

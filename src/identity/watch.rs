@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -38,12 +39,16 @@ pub trait Followed: Send + Sync + 'static {
     /// The files, which may depend on what one of them says.
     fn files(&self) -> Vec<PathBuf>;
 
+    /// The contents that were acted on before it is followed, to be given once.
+    fn known(&self) -> &Mutex<Vec<Content>>;
+
     /// Acts on contents that are not the last ones, in the files' order.
     fn take(&self, contents: Vec<Content>);
 }
 
-/// Follows for ever. `known` are the contents that were acted on already.
-pub async fn follow(followed: std::sync::Arc<impl Followed>, mut known: Vec<Content>) {
+/// Follows for ever.
+pub async fn follow(followed: Arc<impl Followed>) {
+    let mut known = std::mem::take(&mut *followed.known().lock().unwrap_or_else(PoisonError::into_inner));
     loop {
         sleep(POLL).await;
         let files = followed.files();

@@ -9,38 +9,31 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Lines that are one JSON object.
-pub(super) struct Json<F>(pub F);
-
-/// Lines for people.
-pub(super) struct Text<F>(pub F);
-
-impl<S, N, F> FormatEvent<S, N> for Json<F>
-where
-    S: Subscriber + for<'s> LookupSpan<'s>,
-    N: for<'w> FormatFields<'w> + 'static,
-    F: FormatEvent<S, N>,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let Some(span) = here() else { return self.0.format_event(context, writer, event) };
-        let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
-        match line.trim_end().strip_suffix('}') {
-            Some(open) => {
-                let (trace, span) = (span.trace_id(), span.span_id());
-                writeln!(writer, "{open},\"trace_id\":\"{trace}\",\"span_id\":\"{span}\"}}")
-            }
-            None => writer.write_str(&line),
-        }
-    }
+/// Lines of another format, which name the trace where there is one.
+pub(super) struct Named<F> {
+    format: F,
+    /// How a line, without its end, is written with a span's trace.
+    write: fn(Writer<'_>, &str, &SpanContext) -> fmt::Result,
 }
 
-impl<S, N, F> FormatEvent<S, N> for Text<F>
+/// Lines that are one JSON object.
+pub(super) fn json<F>(format: F) -> Named<F> {
+    let write = |mut writer: Writer<'_>, line: &str, span: &SpanContext| {
+        let (open, trace, span) = (line.strip_suffix('}').unwrap_or(line), span.trace_id(), span.span_id());
+        writeln!(writer, "{open},\"trace_id\":\"{trace}\",\"span_id\":\"{span}\"}}")
+    };
+    Named { format, write }
+}
+
+/// Lines for people.
+pub(super) fn text<F>(format: F) -> Named<F> {
+    let write = |mut writer: Writer<'_>, line: &str, span: &SpanContext| {
+        writeln!(writer, "{line} trace_id={}", span.trace_id())
+    };
+    Named { format, write }
+}
+
+impl<S, N, F> FormatEvent<S, N> for Named<F>
 where
     S: Subscriber + for<'s> LookupSpan<'s>,
     N: for<'w> FormatFields<'w> + 'static,
@@ -49,13 +42,13 @@ where
     fn format_event(
         &self,
         context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
+        writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let Some(span) = here() else { return self.0.format_event(context, writer, event) };
+        let Some(span) = here() else { return self.format.format_event(context, writer, event) };
         let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
-        writeln!(writer, "{} trace_id={}", line.trim_end(), span.trace_id())
+        self.format.format_event(context, Writer::new(&mut line), event)?;
+        (self.write)(writer, line.trim_end(), &span)
     }
 }
 

@@ -146,9 +146,9 @@ where
     match format {
         LogFormat::Json => {
             let json = lines.json().flatten_event(true).with_span_list(false).with_current_span(false);
-            json.map_event_format(line::Json).with_filter(filter).boxed()
+            json.map_event_format(line::json).with_filter(filter).boxed()
         }
-        LogFormat::Text => lines.with_ansi(false).map_event_format(line::Text).with_filter(filter).boxed(),
+        LogFormat::Text => lines.with_ansi(false).map_event_format(line::text).with_filter(filter).boxed(),
     }
 }
 
