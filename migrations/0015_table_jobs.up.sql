@@ -22,7 +22,7 @@ END $$;
 -- transaction holds the row, and in between the next batch is soon.
 CREATE TABLE IF NOT EXISTS table_job (
     job text PRIMARY KEY,
-    state text NOT NULL DEFAULT 'never' CHECK (state IN ('never', 'running', 'succeeded', 'failed')),
+    state text NOT NULL DEFAULT 'never' CHECK (state IN ('never', 'running', 'succeeded', 'failed', 'cancelled')),
     parameters jsonb NOT NULL DEFAULT '{}',
     cursor jsonb NOT NULL DEFAULT '{}',
     rows_done bigint NOT NULL DEFAULT 0,

@@ -51,7 +51,7 @@ pub struct Connection {
     #[arg(long, env = "RATER_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Send the token over plain http to another machine, too
-    #[arg(long, env = "RATER_INSECURE")]
+    #[arg(long, env = "RATER_INSECURE", value_parser = crate::cli::switch::Switch)]
     insecure: bool,
 }
 

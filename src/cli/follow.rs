@@ -19,7 +19,7 @@ pub struct FollowOptions {
     #[arg(value_parser = super::duration::parse)]
     pub retry_for: Duration,
     /// Show no progress
-    #[arg(short, long, env = "RATER_QUIET", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(short, long, env = "RATER_QUIET", value_parser = crate::cli::switch::Switch)]
     pub quiet: bool,
 }
 

@@ -12,7 +12,7 @@ use super::output::{Format, csv, table};
 use super::signals;
 use crate::service::table_jobs::JobReport;
 use crate::service::{StoreError, rfc3339};
-use crate::store::Db;
+use crate::store::{Cancelled, Db};
 
 /// From one line about the progress to the next, for a person who watches.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -49,11 +49,22 @@ pub(super) fn explain(error: StoreError) -> String {
     one_line(&error)
 }
 
+/// Gives up a job that is not done, so that nobody waits for its end any more.
+pub(super) async fn cancel(db: &Db, job: &str, console: &mut Console<'_>) -> Result<ExitCode, String> {
+    match db.cancel_job(job).await.map_err(explain)? {
+        Cancelled::Now => {
+            console.print("cancelled\n")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Cancelled::Busy => Err("a process is at it, or was a moment ago: stop that one first".into()),
+        Cancelled::Nothing => Err("there is nothing to give up: it is done, or never began".into()),
+    }
+}
+
 /// How a command about a job ends: failed where the job has.
-pub(super) fn exit_code(job: &JobReport, agrees: bool) -> ExitCode {
-    match (job.state, agrees) {
-        ("failed", _) => ExitCode::FAILURE,
-        ("succeeded", false) => ExitCode::from(2),
+pub(super) fn exit_code(job: &JobReport) -> ExitCode {
+    match job.state {
+        "failed" => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     }
 }

@@ -33,6 +33,7 @@ pub mod runs;
 mod scripted;
 pub mod serve;
 mod signals;
+mod switch;
 mod time;
 pub mod usage;
 pub mod validate;
@@ -153,9 +154,36 @@ fn fail(message: &str) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{ArgAction, CommandFactory};
 
     use super::*;
+
+    #[test]
+    fn every_switch_takes_what_people_write() {
+        let mut commands = vec![Cli::command()];
+        let mut switches = 0;
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            let all = command.get_arguments();
+            for switch in all.filter(|argument| matches!(argument.get_action(), ArgAction::SetTrue)) {
+                let parser = switch.get_value_parser().clone();
+                let one = clap::Arg::new("one").value_parser(parser);
+                let reads = |text: &str| {
+                    let read = clap::Command::new("").no_binary_name(true).arg(one.clone());
+                    read.try_get_matches_from([text]).map(|found| found.get_one::<bool>("one").copied())
+                };
+                let name = format!("{} --{}", command.get_name(), switch.get_id());
+                for (text, expected) in
+                    [("1", true), ("true", true), ("yes", true), ("0", false), ("no", false), ("", false)]
+                {
+                    assert_eq!(reads(text).ok(), Some(Some(expected)), "{name} is {text:?}");
+                }
+                assert!(reads("perhaps").is_err(), "{name}");
+                switches += 1;
+            }
+        }
+        assert!(switches >= 10, "only {switches} were looked at");
+    }
 
     #[test]
     fn every_option_has_an_environment_variable_of_ours() {

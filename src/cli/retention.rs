@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::console::Console;
 use super::database::{DatabaseOptions, one_line};
 use super::group::Group;
-use super::job::{exit_code, explain, record, working};
+use super::job::{cancel, exit_code, explain, record, working};
 use super::output::Format;
 use super::serve::change_retention;
 use crate::service::change_retention::{JOB, Retired, retire};
@@ -28,6 +28,7 @@ pub struct Retention {
 enum Command {
     Run(Run),
     Status(Status),
+    Cancel(Cancel),
 }
 
 /// Retire the change records that are older, or go on with that
@@ -53,6 +54,13 @@ struct Status {
     output: Format,
 }
 
+/// Give it up where it stands, if nobody is at it
+#[derive(Debug, clap::Args)]
+struct Cancel {
+    #[command(flatten)]
+    database: DatabaseOptions,
+}
+
 impl Retention {
     /// Runs the command.
     pub async fn run(self) -> ExitCode {
@@ -64,6 +72,7 @@ impl Group for Command {
     async fn run(self, console: &mut Console<'_>) -> Result<ExitCode, String> {
         match self {
             Command::Run(run) => run.run(console).await,
+            Command::Cancel(Cancel { database }) => cancel(&open(&database).await?, JOB, console).await,
             Command::Status(status) => show(&open(&status.database).await?, status.output, console).await,
         }
     }
@@ -78,7 +87,9 @@ impl Run {
             Retired::Done | Retired::Nothing => show(&db, self.output, console).await,
             Retired::Stopped => Err("stopped half-way; the same command goes on from there".into()),
             Retired::Busy => {
-                Err("another process is at it; `rater retention status` says how far it is".into())
+                Err("another process is at it, or was a moment ago: try again in a few seconds; \
+                     `rater retention status` says how far it is"
+                    .into())
             }
         }
     }
@@ -88,7 +99,7 @@ async fn show(db: &Db, format: Format, console: &mut Console<'_>) -> Result<Exit
     let jobs = db.jobs().await.map_err(explain)?;
     let job = jobs.into_iter().find(|job| job.job == JOB).ok_or("table_job has no row for it")?.into();
     console.print(&record(format, &job)?)?;
-    Ok(exit_code(&job, true))
+    Ok(exit_code(&job))
 }
 
 async fn open(database: &DatabaseOptions) -> Result<Db, String> {

@@ -81,9 +81,10 @@ impl Failure {
         Failure::made_here(Code::Unavailable, "the service ended the stream".into())
     }
 
-    /// A stream that has gone on for as long as the service lets one; whoever follows asks again.
+    /// A stream that has gone on for as long as the service lets one, or as what was shown was good:
+    /// whoever follows asks again, and shows what is in the files by then.
     fn is_a_streams_deadline(&self) -> bool {
-        self.reason == "DEADLINE_PASSED"
+        ["DEADLINE_PASSED", "UNAUTHENTICATED"].contains(&self.reason.as_str())
     }
 
     fn made_here(broken: Code, message: String) -> Failure {

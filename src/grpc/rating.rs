@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::convert::{anomalies, changes, pricebook, rating, runs, summaries, usage};
@@ -59,6 +60,10 @@ impl RatingService for Rating {
         let request = rating::rate_request(request.into_inner(), caller.name.clone()).map_err(status)?;
         if !caller.is(Role::Operator) && !request.is_routine_run() {
             return Err(routine_only());
+        }
+        // Nobody would get the answer, and a run would go on without them.
+        if deadline.is_some_and(|deadline| deadline.at() <= Instant::now()) {
+            return Err(deadline_passed());
         }
         let (detach, dry_run) = (request.detach, request.dry_run);
         let mut ticket = self.rater.rate_window(request).map_err(status)?;

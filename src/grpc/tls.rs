@@ -16,6 +16,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use tokio::sync::watch::{Receiver, Sender};
 use tokio_rustls::TlsAcceptor;
 
 use crate::identity::Presented;
@@ -43,6 +44,7 @@ pub struct Tls {
     state: ArcSwap<State>,
     /// The contents that the state was made of, until they are followed.
     known: Mutex<Vec<Content>>,
+    changed: Sender<()>,
 }
 
 #[derive(Clone)]
@@ -73,7 +75,7 @@ impl Tls {
         }
         let config = config(&own, clients.clone())?;
         let state = ArcSwap::from_pointee(State { own, clients, generation: 1, config });
-        Ok(Tls { files, metrics, state, known: Mutex::new(known) })
+        Ok(Tls { files, metrics, state, known: Mutex::new(known), changed: Sender::default() })
     }
 
     /// What new connections shake hands with.
@@ -87,12 +89,17 @@ impl Tls {
     }
 
     /// Whether an authority that counts now vouches for a certificate, of whatever time.
-    pub fn vouches_for(&self, presented: &Presented) -> bool {
+    pub fn vouches_for(&self, presented: &Presented, now: i64) -> bool {
         let state = self.state.load();
         let Some(clients) = &state.clients else { return false };
-        presented.is_vouched_for(state.generation, |own, others| {
+        presented.is_vouched_for(state.generation, now, |own, others| {
             clients.verify_client_cert(own, others, UnixTime::now()).is_ok()
         })
+    }
+
+    /// Tells when an authority may count no more.
+    pub fn changes(&self) -> Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Whether certificates are asked for.
@@ -140,7 +147,10 @@ impl Followed for Tls {
             Some(Err(findings)) => self.refuse(CLIENT_CA, &findings),
         }
         match config(&state.own, state.clients.clone()) {
-            Ok(config) => self.state.store(Arc::new(State { config, ..state })),
+            Ok(config) => {
+                self.state.store(Arc::new(State { config, ..state }));
+                self.changed.send_replace(());
+            }
             Err(findings) => self.refuse(CERTIFICATE, &findings),
         }
     }

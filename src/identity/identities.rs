@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch::{Receiver, Sender};
 
 use super::certificate::Presented;
 use super::jwks::{self, Key};
@@ -25,6 +26,7 @@ pub struct Identities {
     state: ArcSwap<State>,
     /// The contents that the state was made of, until they are followed.
     known: Mutex<Vec<Content>>,
+    changed: Sender<()>,
 }
 
 #[derive(Clone)]
@@ -56,6 +58,7 @@ impl Identities {
             metrics,
             state: ArcSwap::from_pointee(state),
             known: Mutex::new(std::iter::once(text).chain(content).collect()),
+            changed: Sender::default(),
         })
     }
 
@@ -65,15 +68,20 @@ impl Identities {
         (mapping.callers.len(), mapping.has_certificates(), mapping.jwt.is_some())
     }
 
-    /// Whoever showed a token.
-    pub fn by_token(&self, token: &str, now: i64) -> Result<Caller, Refusal> {
+    /// Tells when somebody may be known or allowed no more.
+    pub fn changes(&self) -> Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whoever showed a token, and from when on it is too old.
+    pub fn by_token(&self, token: &str, now: i64) -> Result<(Caller, i64), Refusal> {
         let state = self.state.load();
         let issuer = state.mapping.jwt.as_ref().ok_or(Refusal::NoTokens)?;
         let subject = jwt::subject(token, issuer, &state.keys, now)?;
-        let name = Name::Subject(subject);
+        let name = Name::Subject(subject.name);
         let roles = state.mapping.callers.get(&name).cloned().unwrap_or_default();
         let Name::Subject(name) = name else { return Err(Refusal::Unreadable) };
-        Ok(Caller { name, roles })
+        Ok((Caller { name, roles }, subject.until))
     }
 
     /// Whoever presented a certificate that is valid: the first of its names that is known, or, for
@@ -144,10 +152,11 @@ impl Identities {
                 (before.keys.clone(), false)
             }
         };
-        // Keys of another file belong to another issuer: without its own a mapping can't be.
-        let whole = good || jwks == before.mapping.jwt.as_ref().map(|jwt| jwt.jwks.clone());
+        // The old keys are another issuer's or for another audience: without its own a mapping can't be.
+        let whole = good || mapping.jwt == before.mapping.jwt;
         let mapping = if whole { mapping } else { before.mapping.clone() };
         self.state.store(Arc::new(State { mapping, keys, jwks }));
+        self.changed.send_replace(());
         if good {
             self.metrics.credentials_refused(JWKS, false);
         }
@@ -171,5 +180,47 @@ fn parse(file: &Path, content: &Content) -> Result<Mapping, String> {
 
 fn keys(issuer: &Issuer, content: &Content) -> Result<Vec<Key>, String> {
     let bytes = content.as_ref().map_err(Clone::clone)?;
-    jwks::parse(bytes).map_err(|wrong| format!("{}: {wrong}", issuer.jwks.display()))
+    let path = issuer.jwks.display();
+    let (keys, passed_over) = jwks::parse(bytes).map_err(|wrong| format!("{path}: {wrong}"))?;
+    for key in passed_over {
+        tracing::warn!(%path, key, "a key of tokens can't be used, and is passed over");
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: &str =
+        r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+
+    fn mapping(audience: &str, subject: &str) -> Content {
+        let jwt = format!("jwt: {{issuer: i, audience: {audience}, jwks: jwks.json}}");
+        Ok(format!("version: 1\n{jwt}\ncallers: [{{subject: {subject}, roles: [reader]}}]\n").into())
+    }
+
+    #[test]
+    fn another_issuers_mapping_without_its_own_keys_does_not_count() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("identities.yaml");
+        std::fs::write(&file, mapping("old", "a").expect("text")).expect("written");
+        std::fs::write(dir.path().join("jwks.json"), KEYS).expect("written");
+        let metrics = Arc::new(Metrics::new());
+        let identities = Identities::load(&file, metrics.clone()).expect("good ones");
+        let take = |text: Content, keys: &str| {
+            identities.take(vec![text, Ok(keys.into())]);
+            let told = metrics.encode().expect("text");
+            let refused =
+                |what: &str| told.contains(&format!("rater_credentials_refused{{what=\"{what}\"}} 1"));
+            let mapping = identities.state.load().mapping.clone();
+            let audience = mapping.jwt.as_ref().map(|jwt| jwt.audience.clone()).expect("one");
+            let known = mapping.callers.contains_key(&Name::Subject("b".into()));
+            (audience, known, refused("identities"), refused("jwks"))
+        };
+        assert_eq!(take(mapping("new", "b"), "{}"), ("old".into(), false, true, true));
+        // Of the same issuer the callers count: whoever is taken out is out.
+        assert_eq!(take(mapping("old", "b"), "{}"), ("old".into(), true, false, true));
+        assert_eq!(take(mapping("new", "b"), KEYS), ("new".into(), true, false, false));
+    }
 }

@@ -1,6 +1,7 @@
 //! The issuer's public keys, from a JWK set (RFC 7517). A key is for its own algorithms alone,
 //! and there are four: RS256, PS256, ES256 and EdDSA (Ed25519). What a set may hold beside them is
-//! passed over, except for a secret, which does not belong there.
+//! passed over, except for a secret, which does not belong there; and, told, a key that should be one
+//! of them and can't be used: it must not keep the others from being exchanged.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,6 +22,8 @@ pub(super) enum Algorithm {
 }
 
 impl Algorithm {
+    const ALL: [Algorithm; 4] = [Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256, Algorithm::EdDsa];
+
     /// By its name in a token or a key; every other one is none.
     pub fn named(name: &str) -> Option<Algorithm> {
         match name {
@@ -33,7 +36,7 @@ impl Algorithm {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Material {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     P256(Vec<u8>),
@@ -41,7 +44,7 @@ enum Material {
 }
 
 /// A public key.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub id: Option<String>,
     /// Where the set says so, the only algorithm that it is for.
@@ -69,29 +72,35 @@ struct Jwk {
     y: Option<String>,
 }
 
-/// The keys of a set that tokens may be signed by; at least one.
-pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Key>, String> {
+/// The keys of a set that tokens may be signed by, at least one, and why others can't be used.
+pub(super) fn parse(bytes: &[u8]) -> Result<(Vec<Key>, Vec<String>), String> {
     let set: Set = serde_json::from_slice(bytes).map_err(|error| {
         // serde's words may repeat what is in the file.
         format!("no JWK set: wrong at line {}, column {}", error.line(), error.column())
     })?;
-    let mut keys: Vec<Key> = Vec::new();
+    let (mut keys, mut passed_over) = (Vec::<Key>::new(), Vec::new());
     for (n, value) in set.keys.into_iter().enumerate() {
         let secret = value.get("k").is_some() || value.get("d").is_some();
         if secret {
             return Err(format!("keys[{n}] holds a secret; a set of public keys has none"));
         }
         let Ok(jwk) = serde_json::from_value::<Jwk>(value) else { continue };
-        let Some(key) = key(jwk).map_err(|wrong| format!("keys[{n}]: {wrong}"))? else { continue };
-        if keys.iter().any(|other| other.id == key.id) {
-            return Err(format!("keys[{n}] has the same kid as another key"));
+        match key(jwk) {
+            Ok(Some(key)) if keys.contains(&key) => {}
+            // Which of them a token means must be clear.
+            Ok(Some(key)) if keys.iter().any(|other| other.is_mistaken_for(&key)) => {
+                return Err(format!("keys[{n}] has the same kid as another key for the same algorithm"));
+            }
+            Ok(Some(key)) => keys.push(key),
+            Ok(None) => {}
+            Err(wrong) => passed_over.push(format!("keys[{n}]: {wrong}")),
         }
-        keys.push(key);
     }
-    match keys.is_empty() {
-        true => Err("no key for RS256, PS256, ES256 or EdDSA is in it".into()),
-        false => Ok(keys),
+    if keys.is_empty() {
+        passed_over.push("no key for RS256, PS256, ES256 or EdDSA is in it".into());
+        return Err(passed_over.join("; "));
     }
+    Ok((keys, passed_over))
 }
 
 /// A key that can verify; none where it is for something else.
@@ -139,6 +148,11 @@ fn key(jwk: Jwk) -> Result<Option<Key>, String> {
 }
 
 impl Key {
+    /// Whether a token could mean the one or the other.
+    fn is_mistaken_for(&self, other: &Key) -> bool {
+        self.id == other.id && Algorithm::ALL.iter().any(|way| self.is_for(*way) && other.is_for(*way))
+    }
+
     /// Whether a token may be signed by it in this way. The key says so, never the token.
     pub fn is_for(&self, algorithm: Algorithm) -> bool {
         let fits = match &self.material {

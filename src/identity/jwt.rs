@@ -4,8 +4,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 
 use super::jwks::{Algorithm, Key};
 use super::mapping::Issuer;
@@ -15,15 +15,24 @@ use super::refusal::Refusal;
 pub(super) const MAX_TOKEN: usize = 8 * 1024;
 /// How far the issuer's clock may be from ours, in seconds.
 const LEEWAY: i64 = 30;
+/// The last second of the year 9999. Nobody means a later one: it is no time, or no seconds.
+const LAST: i64 = 253_402_300_799;
 
 #[derive(Deserialize)]
 struct Header {
     alg: String,
     kid: Option<String>,
     /// Extensions that must be understood; none is.
-    crit: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "is_there")]
+    crit: bool,
     /// Unencoded payloads (RFC 7797) are another format.
-    b64: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "is_there")]
+    b64: bool,
+}
+
+/// Whatever it is, `null` included.
+fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 #[derive(Deserialize)]
@@ -51,25 +60,34 @@ enum Time {
 }
 
 impl Time {
-    fn seconds(&self) -> i64 {
-        match self {
+    fn seconds(&self) -> Result<i64, Refusal> {
+        let seconds = match self {
             Time::Whole(seconds) => *seconds,
             // Saturates; there is no NaN in JSON.
             Time::Fraction(seconds) => *seconds as i64,
-        }
+        };
+        (0..=LAST).contains(&seconds).then_some(seconds).ok_or(Refusal::Unreadable)
     }
+}
+
+/// Whom a token is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub name: String,
+    /// From when on it is too old, in Unix seconds.
+    pub until: i64,
 }
 
 /// The subject of a token that is whole, signed, from the issuer, for us, and valid at `now`, in
 /// Unix seconds.
-pub(super) fn subject(token: &str, issuer: &Issuer, keys: &[Key], now: i64) -> Result<String, Refusal> {
+pub(super) fn subject(token: &str, issuer: &Issuer, keys: &[Key], now: i64) -> Result<Subject, Refusal> {
     if token.len() > MAX_TOKEN {
         return Err(Refusal::Unreadable);
     }
     let (message, signed) = token.rsplit_once('.').ok_or(Refusal::Unreadable)?;
     let (header, payload) = message.split_once('.').ok_or(Refusal::Unreadable)?;
     let header: Header = json(header)?;
-    if header.crit.is_some() || header.b64.is_some() {
+    if header.crit || header.b64 {
         return Err(Refusal::Unreadable);
     }
     let algorithm = Algorithm::named(&header.alg).ok_or(Refusal::UnknownKey)?;
@@ -85,7 +103,7 @@ pub(super) fn subject(token: &str, issuer: &Issuer, keys: &[Key], now: i64) -> R
 }
 
 /// What a token claims, now that it is known who says so.
-fn claimed(claims: Claims, issuer: &Issuer, now: i64) -> Result<String, Refusal> {
+fn claimed(claims: Claims, issuer: &Issuer, now: i64) -> Result<Subject, Refusal> {
     if claims.iss != issuer.issuer {
         return Err(Refusal::Issuer);
     }
@@ -96,13 +114,15 @@ fn claimed(claims: Claims, issuer: &Issuer, now: i64) -> Result<String, Refusal>
     if !for_us {
         return Err(Refusal::Audience);
     }
-    if now >= claims.exp.seconds().saturating_add(LEEWAY) {
+    let until = claims.exp.seconds()?.saturating_add(LEEWAY);
+    if now >= until {
         return Err(Refusal::TokenExpired);
     }
-    if claims.nbf.is_some_and(|from| now < from.seconds().saturating_sub(LEEWAY)) {
+    let from = claims.nbf.map(|from| from.seconds()).transpose()?;
+    if from.is_some_and(|from| now < from.saturating_sub(LEEWAY)) {
         return Err(Refusal::TokenNotYet);
     }
-    Ok(claims.sub)
+    Ok(Subject { name: claims.sub, until })
 }
 
 fn json<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, Refusal> {

@@ -10,6 +10,11 @@ use crate::identity::jwks;
 
 const NOW: i64 = 1_780_000_000;
 
+/// The name alone.
+fn subject(token: &str, issuer: &Issuer, keys: &[Key], now: i64) -> Result<String, Refusal> {
+    super::subject(token, issuer, keys, now).map(|subject| subject.name)
+}
+
 fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
@@ -58,7 +63,7 @@ impl Signer {
     }
 
     fn keys(&self) -> Vec<Key> {
-        jwks::parse(self.set().to_string().as_bytes()).expect("keys")
+        jwks::parse(self.set().to_string().as_bytes()).expect("keys").0
     }
 
     /// Signs with the key that this algorithm is for; an unknown one with the P-256 key.
@@ -160,9 +165,16 @@ fn claims_of_the_wrong_kind_or_for_others_make_nobody() {
         (json!({"exp": NOW - 29}), Ok("alice".into())),
         (json!({"exp": NOW - 30}), Err(Refusal::TokenExpired)),
         (json!({"exp": 0}), Err(Refusal::TokenExpired)),
-        (json!({"exp": -far}), Err(Refusal::TokenExpired)),
-        (json!({"exp": far}), Ok("alice".into())),
-        (json!({"exp": 1e300}), Ok("alice".into())),
+        (json!({"exp": LAST}), Ok("alice".into())),
+        (json!({"exp": LAST + 1}), Err(Refusal::Unreadable)),
+        // In milliseconds.
+        (json!({"exp": (NOW + 60) * 1000}), Err(Refusal::Unreadable)),
+        (json!({"exp": -1}), Err(Refusal::Unreadable)),
+        (json!({"exp": -far}), Err(Refusal::Unreadable)),
+        (json!({"exp": far}), Err(Refusal::Unreadable)),
+        (json!({"exp": u64::MAX}), Err(Refusal::Unreadable)),
+        (json!({"exp": 1e300}), Err(Refusal::Unreadable)),
+        (json!({"exp": -1e300}), Err(Refusal::Unreadable)),
         (json!({"exp": (NOW + 5) as f64 + 0.5}), Ok("alice".into())),
         (json!({"exp": (NOW + 60).to_string()}), Err(Refusal::Unreadable)),
         (json!({"exp": null}), Err(Refusal::Unreadable)),
@@ -171,7 +183,9 @@ fn claims_of_the_wrong_kind_or_for_others_make_nobody() {
         (json!({"nbf": NOW + 30}), Ok("alice".into())),
         (json!({"nbf": NOW + 31}), Err(Refusal::TokenNotYet)),
         (json!({"nbf": "later"}), Err(Refusal::Unreadable)),
-        (json!({"nbf": far}), Err(Refusal::TokenNotYet)),
+        (json!({"nbf": LAST}), Err(Refusal::TokenNotYet)),
+        (json!({"nbf": far}), Err(Refusal::Unreadable)),
+        (json!({"nbf": -1e300}), Err(Refusal::Unreadable)),
         (json!({"aud": "other"}), Err(Refusal::Audience)),
         (json!({"aud": "Rater"}), Err(Refusal::Audience)),
         (json!({"aud": []}), Err(Refusal::Audience)),
@@ -217,6 +231,9 @@ fn what_is_no_token_of_the_plain_form_is_nobodys() {
     let headers = [
         r#"{"alg":"ES256","kid":"p","crit":["exp"],"exp":1}"#,
         r#"{"alg":"ES256","kid":"p","b64":false,"crit":["b64"]}"#,
+        r#"{"alg":"ES256","kid":"p","crit":null}"#,
+        r#"{"alg":"ES256","kid":"p","crit":[]}"#,
+        r#"{"alg":"ES256","kid":"p","b64":null}"#,
         r#"{"alg":"ES256","alg":"ES256","kid":"p"}"#,
         r#"{"alg":["ES256"],"kid":"p"}"#,
         r#"{"kid":"p"}"#,
@@ -231,7 +248,7 @@ fn what_is_no_token_of_the_plain_form_is_nobodys() {
 }
 
 #[test]
-fn a_set_with_a_secret_a_short_key_or_an_unclear_one_is_refused() {
+fn a_set_with_a_secret_or_an_unclear_choice_is_refused() {
     let signer = Signer::new();
     let wrong = |set: Value| jwks::parse(set.to_string().as_bytes()).expect_err("refused");
     let good = signer.set()["keys"][0].clone();
@@ -241,19 +258,69 @@ fn a_set_with_a_secret_a_short_key_or_an_unclear_one_is_refused() {
     let error =
         wrong(json!({"keys": [good, {"kty": "EC", "crv": "P-256", "d": "c2VjcmV0", "x": "", "y": ""}]}));
     assert!(error.contains("a secret") && !error.contains("c2VjcmV0"), "{error}");
-    assert!(wrong(json!({"keys": [good, good]})).contains("same kid"));
-    let short = json!({"kty": "RSA", "kid": "s", "n": b64([255; 128]), "e": "AQAB"});
-    assert!(wrong(json!({"keys": [short]})).contains("1024 bits"));
-    // Bytes of zero do not make it longer.
-    let padded = json!({"kty": "RSA", "kid": "s", "n": b64([[0; 128], [255; 128]].concat()), "e": "AQAB"});
-    assert!(wrong(json!({"keys": [padded]})).contains("1024 bits"));
-    let mut confused = good;
+    // Which of two would count is nobody's guess.
+    let other = Signer::new().set()["keys"][0].clone();
+    assert!(wrong(json!({"keys": [good, other]})).contains("same kid"));
+    let mut wider = good.clone();
+    wider.as_object_mut().expect("a key").remove("alg");
+    assert!(wrong(json!({"keys": [good, wider]})).contains("same kid"));
+}
+
+#[test]
+fn one_name_of_two_keys_for_different_algorithms_is_no_unclear_choice() {
+    let signer = Signer::new();
+    let good = signer.set()["keys"][0].clone();
+    let mut rsa = signer.rsa_jwk();
+    rsa["kid"] = "p".into();
+    // The first one twice, as a set that was put together from two may have it.
+    let set = json!({"keys": [good, rsa, good]});
+    let (keys, passed_over) = jwks::parse(set.to_string().as_bytes()).expect("keys");
+    assert_eq!((keys.len(), passed_over.len()), (2, 0));
+    for alg in ["ES256", "RS256"] {
+        let header = json!({"alg": alg, "kid": "p"}).to_string();
+        let token = signer.token(&header, &claims().to_string(), alg);
+        assert_eq!(subject(&token, &issuer(), &keys, NOW), Ok("alice".into()), "{alg}");
+    }
+}
+
+#[test]
+fn a_key_that_can_not_be_used_is_passed_over_unless_it_leaves_none() {
+    let signer = Signer::new();
+    let good = signer.set()["keys"][0].clone();
+    let rsa = |n: Vec<u8>| json!({"kty": "RSA", "kid": "s", "n": b64(n), "e": "AQAB"});
+    let mut padded_text = signer.rsa_jwk();
+    padded_text["n"] = format!("{}==", padded_text["n"].as_str().expect("text")).into();
+    let mut confused = good.clone();
     confused["alg"] = "RS256".into();
-    assert!(wrong(json!({"keys": [confused]})).contains("alg does not fit"));
-    // A key that is for one padding alone is not for the other.
+    let mut cut = good.clone();
+    cut["x"] = "AA".into();
+    for (unusable, why) in [
+        (rsa(vec![255; 128]), "1024 bits"),
+        // Bytes of zero do not make it longer.
+        (rsa([[0; 128], [255; 128]].concat()), "1024 bits"),
+        (padded_text, "not base64url"),
+        (confused, "alg does not fit"),
+        (cut, "32 bytes"),
+    ] {
+        let alone = json!({"keys": [unusable]}).to_string();
+        let error = jwks::parse(alone.as_bytes()).expect_err("none is left");
+        assert!(error.contains(why) && error.contains("no key"), "{error}");
+        // Also where it has the name of a good one.
+        let set = json!({"keys": [unusable, good]}).to_string();
+        let (keys, passed_over) = jwks::parse(set.as_bytes()).expect("one is left");
+        assert!(matches!(&passed_over[..], [one] if one.contains(why)), "{passed_over:?}");
+        let token = signer.token(ES256, &claims().to_string(), "ES256");
+        assert_eq!(subject(&token, &issuer(), &keys, NOW), Ok("alice".into()), "{why}");
+        assert_eq!(keys.len(), 1);
+    }
+}
+
+#[test]
+fn a_key_that_is_for_one_padding_alone_is_not_for_the_other() {
+    let signer = Signer::new();
     let mut only = signer.rsa_jwk();
     only["alg"] = "PS256".into();
-    let keys = jwks::parse(json!({"keys": [only]}).to_string().as_bytes()).expect("a key");
+    let (keys, _) = jwks::parse(json!({"keys": [only]}).to_string().as_bytes()).expect("a key");
     let token = signer.token(r#"{"alg":"RS256","kid":"r"}"#, &claims().to_string(), "RS256");
     assert_eq!(subject(&token, &issuer(), &keys, NOW), Err(Refusal::UnknownKey));
 }

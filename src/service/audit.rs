@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -18,9 +18,19 @@ pub use crate::store::{AuditTotal, Disagreement, LISTED};
 
 /// The job's name.
 pub const JOB: &str = "audit";
-/// What is told of rows and is no disagreement: adopted rows keep their ids, and may lack columns
-/// that R13 does without.
-pub const NOTES: [&str; 2] = ["foreign_id", "unstated"];
+/// What is told and is no disagreement: adopted rows keep their ids, and may lack columns that R13
+/// does without; rates are frozen; and of events that nobody bills there is no row to disagree.
+pub const NOTES: [&str; 9] = [
+    "currencies",
+    "foreign_id",
+    "not_compared",
+    "rate_drift",
+    "unbilled_ambiguous_base",
+    "unbilled_malformed",
+    "unbilled_unattributable",
+    "unbilled_unpriced",
+    "unstated",
+];
 
 /// What an audit looks at.
 #[derive(Debug, Default)]
@@ -31,6 +41,8 @@ pub struct AuditRequest {
     pub until: Option<DateTime<Utc>>,
     /// Rate the events, too; rows that are missing are priced by this.
     pub book: Option<Pricebook>,
+    /// How long an hour must have been over to be held against its events.
+    pub rated_within: Duration,
     /// Begin anew, whatever another audit has left.
     pub anew: bool,
 }
@@ -58,9 +70,10 @@ pub struct AuditStatus {
 }
 
 impl AuditStatus {
-    /// Whether nothing was found that does not agree.
-    pub fn agrees(&self) -> bool {
-        self.totals.iter().all(|total| NOTES.contains(&total.finding.as_str()))
+    /// Whether all of it agrees. An audit that is not done knows only that something does not.
+    pub fn agrees(&self) -> Option<bool> {
+        let found = self.totals.iter().any(|total| !NOTES.contains(&total.finding.as_str()));
+        (found || self.job.state == "succeeded").then_some(!found)
     }
 }
 
@@ -69,32 +82,24 @@ impl AuditStatus {
 struct Cursor {
     after: Option<AuditKey>,
     hours_from: Option<DateTime<Utc>>,
-    /// Where closed hours ended when the audit began.
+    /// Where hours that are held against events end: as it was when the audit began.
     hours_until: Option<DateTime<Utc>>,
-}
-
-impl Cursor {
-    fn of(batch: &JobBatch) -> Result<Cursor, Error> {
-        let wrong = |_| Error::Inconsistent("an audit's cursor has another form");
-        serde_json::from_value(batch.cursor.clone()).map_err(wrong)
-    }
 }
 
 struct Audit<'a> {
     request: &'a AuditRequest,
-    /// Where hours are rated from and until, if they are.
+    /// Where hours are held against events, if they are; it may be empty.
     hours: Option<Window>,
 }
 
 impl TableJob for Audit<'_> {
     const MOST: i64 = 5_000;
     const TIMEOUT: Duration = Duration::from_secs(900);
+    /// What can't be read is an audit's finding, however much it is.
+    const MOST_PASSED_OVER: Option<u32> = None;
 
     async fn batch(&self, batch: &mut JobBatch, most: i64) -> Result<JobStep, Error> {
-        let cursor = Cursor::of(batch)?;
-        if cursor == Cursor::default() {
-            batch.forget_findings().await?;
-        }
+        let cursor = self.cursor(batch)?;
         match cursor.hours_from {
             Some(from) => self.hour(batch, cursor, from).await,
             None => self.rows(batch, cursor, most).await,
@@ -102,16 +107,16 @@ impl TableJob for Audit<'_> {
     }
 
     async fn pass_over(&self, batch: &mut JobBatch, why: &Error) -> Result<JobStep, Error> {
-        let cursor = Cursor::of(batch)?;
+        let cursor = self.cursor(batch)?;
         if let Some(from) = cursor.hours_from {
             let Some(hour) = self.next_hour(batch, &cursor, from).await? else {
                 return Ok(done());
             };
-            batch.pass_over_hour(hour.start, &why.to_string()).await?;
+            batch.pass_over_hour(hour.start, &why.explained()).await?;
             return Ok(step(1, 1, Cursor { hours_from: Some(hour.end), ..cursor }));
         }
         let after = self.after(&cursor);
-        match batch.pass_over_row(&after, self.request.until, &why.to_string()).await? {
+        match batch.pass_over_row(&after, self.request.until, &why.explained()).await? {
             Some(passed) => Ok(step(1, 1, Cursor { after: Some(passed), ..cursor })),
             None => Ok(self.rows_are_done(0, cursor)),
         }
@@ -124,9 +129,16 @@ impl TableJob for Audit<'_> {
 }
 
 impl Audit<'_> {
+    fn cursor(&self, batch: &JobBatch) -> Result<Cursor, Error> {
+        let wrong = |_| Error::Inconsistent("an audit's cursor has another form");
+        let cursor: Cursor = serde_json::from_value(batch.cursor.clone()).map_err(wrong)?;
+        let end = self.hours.map(|hours| hours.end);
+        Ok(Cursor { hours_until: cursor.hours_until.or(end), ..cursor })
+    }
+
     async fn rows(&self, batch: &mut JobBatch, cursor: Cursor, most: i64) -> Result<JobStep, Error> {
         let after = self.after(&cursor);
-        let (rows, last) = batch.audit_rows(&after, self.request.until, most).await?;
+        let (rows, last) = batch.audit_rows(&after, self.request.until, cursor.hours_until, most).await?;
         match last.filter(|_| rows == most) {
             Some(last) => Ok(step(rows, 0, Cursor { after: Some(last), ..cursor })),
             None => Ok(self.rows_are_done(rows, cursor)),
@@ -139,9 +151,7 @@ impl Audit<'_> {
 
     fn rows_are_done(&self, rows: i64, cursor: Cursor) -> JobStep {
         match self.hours {
-            Some(Window { start, end }) => {
-                step(rows, 0, Cursor { hours_from: Some(start), hours_until: Some(end), ..cursor })
-            }
+            Some(hours) => step(rows, 0, Cursor { hours_from: Some(hours.start), ..cursor }),
             None => JobStep { rows, ..done() },
         }
     }
@@ -172,7 +182,7 @@ impl Audit<'_> {
 }
 
 fn step(rows: i64, passed_over: i64, cursor: Cursor) -> JobStep {
-    JobStep { rows, passed_over, cursor: json!(cursor), done: false }
+    JobStep { rows, passed_over, cursor: json!(cursor), ..JobStep::default() }
 }
 
 fn done() -> JobStep {
@@ -182,13 +192,14 @@ fn done() -> JobStep {
 /// Audits, going on with the same audit that was left half-way, until it is done or told to stop.
 pub async fn audit(db: &Db, request: &AuditRequest, stop: &CancellationToken) -> Result<Audited, Error> {
     let hours = match &request.book {
-        Some(_) => hours(db, request).await?,
+        Some(_) => Some(hours(db, request).await?),
         None => None,
     };
     let parameters = json!({
         "since": request.since.map(rfc3339),
         "until": request.until.map(rfc3339),
         "pricebook_digest": request.book.as_ref().map(Pricebook::digest),
+        "rated_within_seconds": request.book.as_ref().map(|_| request.rated_within.as_secs()),
     });
     let open =
         db.jobs().await?.iter().any(|job| job.job == JOB && ["running", "failed"].contains(&&*job.state));
@@ -196,7 +207,14 @@ pub async fn audit(db: &Db, request: &AuditRequest, stop: &CancellationToken) ->
         true => 0,
         false => db.rows_to_audit(request.since, request.until, hours).await?,
     };
-    let start = JobStart { job: JOB, parameters: &parameters, adapts: false, rows_all, anew: request.anew };
+    let start = JobStart {
+        job: JOB,
+        parameters: &parameters,
+        adapts: false,
+        rows_all,
+        anew: request.anew,
+        audits: true,
+    };
     let claim = match db.claim_job(&start).await? {
         Claimed::Begun(claim) | Claimed::Resumed(claim) => claim,
         Claimed::Busy => return Ok(Audited::Busy),
@@ -208,15 +226,14 @@ pub async fn audit(db: &Db, request: &AuditRequest, stop: &CancellationToken) ->
     })
 }
 
-/// Closed hours (R15) within what is asked for, in the years that an hour can have.
-async fn hours(db: &Db, request: &AuditRequest) -> Result<Option<Window>, Error> {
-    let closed = closing_limit(db.now().await?, TimeDelta::zero());
-    let end = request.until.map_or(closed, |until| until.min(closed));
-    let start = request.since.unwrap_or_else(|| {
-        let first = chrono::NaiveDate::from_ymd_opt(1, 1, 1).unwrap_or_default().and_time(Default::default());
-        first.and_utc()
-    });
-    Ok(Some(Window { start, end }).filter(|window| window.start < window.end))
+/// Hours that are over for long enough, within what is asked for, from the first that a database has.
+async fn hours(db: &Db, request: &AuditRequest) -> Result<Window, Error> {
+    let delay = TimeDelta::from_std(request.rated_within).unwrap_or_default();
+    let rated = closing_limit(db.now().await?, delay);
+    let first =
+        || NaiveDate::from_ymd_opt(-4713, 11, 24).unwrap_or_default().and_time(NaiveTime::MIN).and_utc();
+    let end = request.until.map_or(rated, |until| until.min(rated));
+    Ok(Window { start: request.since.unwrap_or_else(first), end })
 }
 
 /// Where the latest audit stands, and what it found.

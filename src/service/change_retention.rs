@@ -65,7 +65,7 @@ fn in_hand(batch: &JobBatch) -> Option<InHand> {
 
 fn step(retired: RetireStep) -> JobStep {
     let RetireStep { records, kept, in_hand, done } = retired;
-    JobStep { rows: records, passed_over: kept, cursor: json!(Cursor { in_hand }), done }
+    JobStep { rows: records, passed_over: kept, cursor: json!(Cursor { in_hand }), done, why: None }
 }
 
 /// Keeps no change record longer than `keep`, until `stop`.
@@ -96,7 +96,14 @@ pub async fn retire(db: &Db, keep: Duration, stop: &CancellationToken) -> Result
         return Ok(Retired::Nothing);
     }
     let parameters = json!({ "keep_seconds": keep.as_secs() });
-    let start = JobStart { job: JOB, parameters: &parameters, adapts: true, rows_all: rows, anew: false };
+    let start = JobStart {
+        job: JOB,
+        parameters: &parameters,
+        adapts: true,
+        rows_all: rows,
+        anew: false,
+        audits: false,
+    };
     let claim = match db.claim_job(&start).await? {
         Claimed::Begun(claim) | Claimed::Resumed(claim) => claim,
         Claimed::Busy | Claimed::Other => return Ok(Retired::Busy),

@@ -89,12 +89,14 @@ pub struct Disagreement {
 }
 
 impl JobBatch {
-    /// Holds the next `most` rows after a key against themselves, those of `until` aside. Gives how
+    /// Holds the next `most` rows after a key against themselves, those of `until` aside. Where hours
+    /// are held against events, up to `compared_until`, a row that will not be is told, too. Gives how
     /// many there were, and the key of the last.
     pub async fn audit_rows(
         &mut self,
         after: &AuditKey,
         until: Option<DateTime<Utc>>,
+        compared_until: Option<DateTime<Utc>>,
         most: i64,
     ) -> Result<(i64, Option<AuditKey>), Error> {
         in_key_order(&mut self.tx).await?;
@@ -108,7 +110,8 @@ impl JobBatch {
             after.currency,
             last_time(until),
             most,
-            LISTED
+            LISTED,
+            compared_until
         )
         .fetch_one(&mut *self.tx)
         .await?;
@@ -226,13 +229,13 @@ impl JobBatch {
         .await?;
         Ok(())
     }
+}
 
-    /// Forgets what the audit before this one found.
-    pub async fn forget_findings(&mut self) -> Result<(), Error> {
-        sqlx::query!("DELETE FROM audit_total").execute(&mut *self.tx).await?;
-        sqlx::query!("DELETE FROM audit_disagreement").execute(&mut *self.tx).await?;
-        Ok(())
-    }
+/// Forgets what the latest audit found.
+pub(super) async fn forget_findings(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query!("DELETE FROM audit_total").execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM audit_disagreement").execute(connection).await?;
+    Ok(())
 }
 
 impl Db {
@@ -288,14 +291,17 @@ impl Db {
         Ok(rows)
     }
 
-    /// All that the latest audit found, so far.
+    /// All that the latest audit found, so far. One currency is nothing to tell.
     pub async fn audit_totals(&self) -> Result<Vec<AuditTotal>, Error> {
         Ok(sqlx::query_as!(
             AuditTotal,
             r#"SELECT finding, currency_code, rows, trim_scale(billed)::text AS "billed!",
                    trim_scale(over_billed)::text AS "over_billed!",
                    trim_scale(under_billed)::text AS "under_billed!"
-               FROM audit_total ORDER BY finding, currency_code"#
+               FROM audit_total
+               WHERE finding <> 'currencies'
+                   OR (SELECT count(*) FROM audit_total WHERE finding = 'currencies') > 1
+               ORDER BY finding, currency_code"#
         )
         .fetch_all(&self.pool)
         .await?)

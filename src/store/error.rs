@@ -110,6 +110,16 @@ impl Error {
         }
     }
 
+    /// For those who work on the database itself: with what the database said where only it knows.
+    pub fn explained(&self) -> String {
+        match self {
+            Error::Internal(sqlx::Error::Database(db)) => {
+                format!("{} (SQLSTATE {})", db.message(), db.code().unwrap_or_default())
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// Whether it passes by itself, and the same is to be tried again.
     pub fn passes(&self) -> bool {
         matches!(self, Error::Unavailable(_) | Error::OutcomeUnknown(_))

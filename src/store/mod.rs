@@ -49,6 +49,6 @@ pub use run::{Begun, Known, NewRun};
 pub use run_end::{Failure, Leaves};
 pub use run_record::{RunFilter, RunKey, RunRecord};
 pub use summary::{Summary, SummaryKey, SummaryOrder, SummaryQuery};
-pub use table_job::{Claimed, JobBatch, JobClaim, JobRecord, JobStart, JobStep};
+pub use table_job::{Cancelled, Claimed, JobBatch, JobClaim, JobRecord, JobStart, JobStep};
 pub use takeover::{Legacy, Taken};
 pub use usage_change::UsageChange;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
-use super::{Db, Error, error};
+use super::{Db, Error, audit, error};
 
 /// How long a job is kept between two batches, which follow each other within a second.
 const CLAIM: &str = "3s";
@@ -23,7 +23,7 @@ const IDLE_LIMIT: &str = "10s";
 pub struct JobRecord {
     /// Which one.
     pub job: String,
-    /// `never`, `running`, `succeeded` or `failed`.
+    /// `never`, `running`, `succeeded`, `failed` or `cancelled`.
     pub state: String,
     /// What it was asked to do.
     pub parameters: Value,
@@ -45,7 +45,7 @@ pub struct JobRecord {
     pub updated_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
-    /// Why it failed.
+    /// Why it failed; or why a row was passed over, the last one that was.
     pub error: Option<String>,
 }
 
@@ -62,6 +62,8 @@ pub struct JobStart<'a> {
     pub rows_all: i64,
     /// Begin anew, also where there is one that is not done.
     pub anew: bool,
+    /// Whether it is an audit, which forgets what the last one found where it begins.
+    pub audits: bool,
 }
 
 /// The right to do a job.
@@ -85,6 +87,17 @@ pub enum Claimed {
     Other,
 }
 
+/// What came of giving up a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is given up.
+    Now,
+    /// Someone is at it.
+    Busy,
+    /// It is not one that goes on.
+    Nothing,
+}
+
 /// What a batch did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobStep {
@@ -96,6 +109,8 @@ pub struct JobStep {
     pub cursor: Value,
     /// Nothing is left.
     pub done: bool,
+    /// Why a row was passed over.
+    pub why: Option<String>,
 }
 
 /// A batch at work. Dropping it undoes it.
@@ -116,7 +131,8 @@ impl Db {
             JobRecord,
             r#"SELECT job, state, parameters, rows_done, rows_all, rows_passed_over,
                    trim_scale(rows_per_second)::text AS rows_per_second,
-                   greatest(extract(epoch FROM eta - clock_timestamp()), 0)::bigint AS eta_seconds,
+                   CASE WHEN eta IS NOT NULL
+                       THEN greatest(extract(epoch FROM eta - clock_timestamp()), 0)::bigint END AS eta_seconds,
                    coalesce(owner_until > clock_timestamp(), false) OR EXISTS (
                        SELECT FROM pg_locks l WHERE l.locktype = 'transactionid' AND l.granted
                            AND l.transactionid = t.xmax AND t.owner IS NOT NULL) AS "owned!",
@@ -166,7 +182,8 @@ impl Db {
         let mut tx = self.pool.begin().await?;
         limit(&mut tx, statement_timeout).await?;
         let found = sqlx::query!(
-            "SELECT cursor, parameters FROM table_job WHERE job = $1 AND owner = $2 FOR UPDATE",
+            "SELECT cursor, parameters FROM table_job
+             WHERE job = $1 AND owner = $2 AND state = 'running' FOR UPDATE",
             claim.job,
             claim.owner
         );
@@ -179,7 +196,7 @@ impl Db {
         sqlx::query!(
             "UPDATE table_job SET state = 'failed', error = $3, finished_at = clock_timestamp(),
                  eta = NULL, owner = NULL, owner_until = NULL
-             WHERE job = $1 AND owner = $2",
+             WHERE job = $1 AND owner = $2 AND state = 'running'",
             claim.job,
             claim.owner,
             why
@@ -192,13 +209,53 @@ impl Db {
     /// Leaves a job to whoever comes next.
     pub async fn leave_job(&self, claim: JobClaim) -> Result<(), Error> {
         sqlx::query!(
-            "UPDATE table_job SET eta = NULL, owner = NULL, owner_until = NULL WHERE job = $1 AND owner = $2",
+            "UPDATE table_job SET eta = NULL, owner = NULL, owner_until = NULL
+             WHERE job = $1 AND owner = $2 AND state = 'running'",
             claim.job,
             claim.owner
         )
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// Whether it was this claim that brought the job to its end: a commit whose answer never came may
+    /// have.
+    pub async fn has_done_job(&self, claim: JobClaim) -> Result<bool, Error> {
+        Ok(sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM table_job WHERE job = $1 AND owner = $2 AND state = 'succeeded') AS "done!""#,
+            claim.job,
+            claim.owner
+        )
+        .fetch_one(&self.pool)
+        .await?)
+    }
+
+    /// Gives up a job that is not done and that nobody is at. What it did stays.
+    pub async fn cancel_job(&self, job: &str) -> Result<Cancelled, Error> {
+        let mut tx = self.pool.begin().await?;
+        limit(&mut tx, Duration::from_secs(10)).await?;
+        let found = sqlx::query!(
+            r#"SELECT state IN ('running', 'failed') AS "open!", owner_until > clock_timestamp() AS claimed
+               FROM table_job WHERE job = $1 FOR UPDATE SKIP LOCKED"#,
+            job
+        );
+        let Some(found) = found.fetch_optional(&mut *tx).await? else { return Ok(Cancelled::Busy) };
+        if found.claimed == Some(true) {
+            return Ok(Cancelled::Busy);
+        }
+        if !found.open {
+            return Ok(Cancelled::Nothing);
+        }
+        sqlx::query!(
+            "UPDATE table_job SET state = 'cancelled', finished_at = clock_timestamp(), eta = NULL,
+                 owner = NULL, owner_until = NULL WHERE job = $1",
+            job
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await.map_err(error::at_commit)?;
+        Ok(Cancelled::Now)
     }
 }
 
@@ -213,7 +270,7 @@ impl JobBatch {
                  eta = CASE WHEN NOT $5 AND p.per_second > 0
                      THEN p.at + least((p.total - p.done) / p.per_second, 1e9)::float8 * interval '1 second' END,
                  updated_at = p.at, owner_until = CASE WHEN NOT $5 THEN p.at + $6::text::interval END,
-                 owner = CASE WHEN NOT $5 THEN owner END,
+                 error = coalesce($7, error),
                  state = CASE WHEN $5 THEN 'succeeded' ELSE state END,
                  finished_at = CASE WHEN $5 THEN p.at END
              FROM (
@@ -231,7 +288,8 @@ impl JobBatch {
             step.passed_over,
             step.cursor,
             step.done,
-            CLAIM
+            CLAIM,
+            step.why
         )
         .execute(&mut *self.tx)
         .await?;
@@ -270,8 +328,11 @@ async fn begin(connection: &mut PgConnection, claim: JobClaim, start: &JobStart<
         start.rows_all,
         CLAIM
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    if start.audits {
+        audit::forget_findings(connection).await?;
+    }
     Ok(())
 }
 

@@ -2,12 +2,13 @@
 //! `rater migrate`. It changes no row of rated usage, and the same command goes on with an audit
 //! that was cut off.
 //!
-//! Exit codes: 0 all agrees, 2 something does not, 1 it failed or was stopped.
+//! Exit codes: 0 all agrees, 2 something does not, 1 it failed or is not done.
 
 mod printing;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Utc};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::console::Console;
 use super::database::DatabaseOptions;
 use super::group::Group;
-use super::job::{exit_code, explain, working};
+use super::job::{cancel, explain, working};
 use super::output::Format;
 use super::validate;
 use crate::domain::pricebook::{self, Pricebook};
@@ -37,6 +38,7 @@ pub struct Audit {
 enum Command {
     Status(Status),
     List(List),
+    Cancel(Cancel),
 }
 
 #[derive(Debug, clap::Args)]
@@ -44,7 +46,7 @@ struct Run {
     #[command(flatten)]
     database: DatabaseOptions,
     /// Rate the events of each closed hour anew and compare; needs --pricebook
-    #[arg(long, env = "RATER_FROM_EVENTS")]
+    #[arg(long, env = "RATER_FROM_EVENTS", value_parser = crate::cli::switch::Switch)]
     from_events: bool,
     /// What prices events whose rollups are missing
     #[arg(long, env = "RATER_PRICEBOOK", value_name = "FILE")]
@@ -55,8 +57,11 @@ struct Run {
     /// Only hours before this (RFC 3339)
     #[arg(long, env = "RATER_UNTIL", value_name = "TIME", value_parser = hour)]
     until: Option<DateTime<Utc>>,
+    /// With --from-events: leave out hours that ended less than this ago, which no run may have rated yet
+    #[arg(long, env = "RATER_RATED_WITHIN", value_name = "DURATION", default_value = "2h", value_parser = rated_within)]
+    rated_within: Duration,
     /// Begin anew instead of going on with an audit that was cut off
-    #[arg(long, env = "RATER_RESTART")]
+    #[arg(long, env = "RATER_RESTART", value_parser = crate::cli::switch::Switch)]
     restart: bool,
     /// How to print the result
     #[arg(short, long, env = "RATER_OUTPUT", value_enum, default_value_t = Format::Table)]
@@ -71,6 +76,13 @@ struct Status {
     /// How to print it
     #[arg(short, long, env = "RATER_OUTPUT", value_enum, default_value_t = Format::Table)]
     output: Format,
+}
+
+/// Give up an audit that nobody is at; what it found stays until the next one begins
+#[derive(Debug, clap::Args)]
+struct Cancel {
+    #[command(flatten)]
+    database: DatabaseOptions,
 }
 
 /// Print the first rows that the latest audit found not to agree
@@ -100,6 +112,7 @@ impl Group for Audit {
             None => self.run.run(console).await,
             Some(Command::Status(status)) => status.run(console).await,
             Some(Command::List(list)) => list.run(console).await,
+            Some(Command::Cancel(Cancel { database })) => cancel(&open(&database).await?, JOB, console).await,
         }
     }
 }
@@ -114,7 +127,11 @@ impl Run {
             Audited::Done => {}
             Audited::Stopped => return Err("stopped half-way; the same command goes on from there".into()),
             Audited::Busy => {
-                return Err("another process is at an audit; `rater audit status` says how far it is".into());
+                return Err(
+                    "another process is at an audit, or was a moment ago: try again in a few seconds; \
+                     `rater audit status` says how far it is"
+                        .into(),
+                );
             }
             Audited::Other => {
                 return Err("an audit with other options is not done: give those to go on with it, or \
@@ -136,7 +153,8 @@ impl Run {
             (true, None) => return Err("--from-events needs --pricebook FILE (RATER_PRICEBOOK)".into()),
             (true, Some(file)) => Some(book(file)?),
         };
-        Ok(AuditRequest { since: self.since, until: self.until, book, anew: self.restart })
+        let Run { since, until, rated_within, restart: anew, .. } = *self;
+        Ok(AuditRequest { since, until, book, rated_within, anew })
     }
 }
 
@@ -157,7 +175,11 @@ impl List {
 async fn show(db: &Db, format: Format, console: &mut Console<'_>) -> Result<ExitCode, String> {
     let status = audit::status(db).await.map_err(explain)?;
     console.print(&printing::status(format, &status)?)?;
-    Ok(exit_code(&status.job, status.agrees()))
+    Ok(match (status.job.state, status.agrees()) {
+        ("succeeded", Some(true)) => ExitCode::SUCCESS,
+        ("succeeded", _) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    })
 }
 
 /// The database, with a schema that this build works with.
@@ -173,6 +195,12 @@ fn book(file: &Path) -> Result<Pricebook, String> {
     pricebook::parse_bytes(&bytes)
         .book
         .ok_or_else(|| format!("--pricebook {name} is refused; `rater validate {name}` says why"))
+}
+
+fn rated_within(text: &str) -> Result<Duration, String> {
+    let within = super::duration::parse(text)?;
+    let year = Duration::from_secs(366 * 24 * 3600);
+    Some(within).filter(|within| *within <= year).ok_or_else(|| "must be at most 366d".into())
 }
 
 /// Hours are rated whole.

@@ -53,8 +53,8 @@ pub(super) fn status(format: Format, status: &AuditStatus) -> Result<String, Str
 
 fn verdict(status: &AuditStatus) -> &'static str {
     match (status.job.state, status.agrees()) {
-        ("succeeded", true) => "\nall of it agrees\n",
-        (_, false) => "\nnot all of it agrees; `rater audit list` shows the first rows\n",
+        (_, Some(true)) => "\nall of it agrees\n",
+        (_, Some(false)) => "\nnot all of it agrees; `rater audit list` shows the first rows\n",
         _ => "",
     }
 }

@@ -17,7 +17,7 @@ pub struct DropLetters {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// All of them, also those that can't be read
-    #[arg(long, env = "RATER_DROP_ALL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "RATER_DROP_ALL", value_parser = crate::cli::switch::Switch)]
     all: bool,
 }
 

@@ -18,7 +18,7 @@ pub struct Show {
     /// The letter's id, or its beginning
     id: String,
     /// Print the event alone, as `mend` takes it
-    #[arg(long, env = "RATER_EVENT_ONLY", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "RATER_EVENT_ONLY", value_parser = crate::cli::switch::Switch)]
     event: bool,
 }
 

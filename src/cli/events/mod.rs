@@ -56,7 +56,7 @@ pub struct Send {
     file: PathBuf,
     /// Stores the other events of a batch when some can never be stored, and names those on
     /// standard error
-    #[arg(long, env = "RATER_SKIP_INVALID", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "RATER_SKIP_INVALID", value_parser = crate::cli::switch::Switch)]
     skip_invalid: bool,
     /// The most events in one call
     #[arg(long, env = "RATER_BATCH_SIZE", value_name = "EVENTS", default_value_t = 1_000,

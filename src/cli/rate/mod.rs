@@ -48,7 +48,7 @@ pub struct Rate {
     #[arg(long, env = "RATER_BASIS", value_enum)]
     basis: Option<BasisArg>,
     /// Print what a run would change, and write nothing
-    #[arg(long, env = "RATER_DRY_RUN", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "RATER_DRY_RUN", value_parser = crate::cli::switch::Switch)]
     dry_run: bool,
     // Not RATER_PRICEBOOK: that is the service's own, and on its machine every dry run would
     // take it for a candidate.
@@ -60,7 +60,7 @@ pub struct Rate {
     #[arg(hide_default_value = true)]
     apply: String,
     /// Start the run, print its id and state, and leave
-    #[arg(long, env = "RATER_DETACH", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "RATER_DETACH", value_parser = crate::cli::switch::Switch)]
     detach: bool,
     /// Run only if the loaded pricebook has this digest
     #[arg(long, env = "RATER_EXPECTED_PRICEBOOK_DIGEST", value_name = "DIGEST", default_value = "")]

@@ -20,7 +20,7 @@ pub struct Cancel {
     /// The run's id
     run: String,
     /// Wait until it has ended, and print how
-    #[arg(long, env = "RATER_WAIT", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "RATER_WAIT", value_parser = crate::cli::switch::Switch)]
     wait: bool,
     #[command(flatten)]
     follow: FollowOptions,

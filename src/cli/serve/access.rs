@@ -29,13 +29,13 @@ pub(super) struct AccessOptions {
     #[arg(long, env = "RATER_IDENTITIES", value_name = "FILE")]
     identities: Option<PathBuf>,
     /// Listen beyond this machine without TLS or without identities
-    #[arg(long, env = "RATER_INSECURE")]
+    #[arg(long, env = "RATER_INSECURE", value_parser = crate::cli::switch::Switch)]
     insecure: bool,
     /// Do not serve reflection
-    #[arg(long, env = "RATER_NO_REFLECTION")]
+    #[arg(long, env = "RATER_NO_REFLECTION", value_parser = crate::cli::switch::Switch)]
     no_reflection: bool,
     /// Do not serve health checking over gRPC
-    #[arg(long, env = "RATER_NO_HEALTH")]
+    #[arg(long, env = "RATER_NO_HEALTH", value_parser = crate::cli::switch::Switch)]
     no_health: bool,
 }
 

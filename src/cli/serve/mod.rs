@@ -37,7 +37,7 @@ pub struct Serve {
     #[arg(long, env = "RATER_EMBEDDED_POSTGRES", value_name = "DIR", conflicts_with = "database_url")]
     embedded_postgres: Option<PathBuf>,
     /// Bring the schema up first
-    #[arg(long, env = "RATER_MIGRATE")]
+    #[arg(long, env = "RATER_MIGRATE", value_parser = crate::cli::switch::Switch)]
     migrate: bool,
     /// The pricebook, a YAML file; followed when it changes
     #[arg(long, env = "RATER_PRICEBOOK", value_name = "FILE")]

@@ -33,7 +33,7 @@ pub struct Changes {
     #[arg(long, env = "RATER_CURSOR")]
     cursor: Option<String>,
     /// Wait for more at the end, until Ctrl-C
-    #[arg(short, long, env = "RATER_FOLLOW", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(short, long, env = "RATER_FOLLOW", value_parser = crate::cli::switch::Switch)]
     follow: bool,
     /// Go on from the cursor in this file, where it is there, and keep it up to date: it stands
     /// after changes that were printed. Whoever was killed in between gets some of them again

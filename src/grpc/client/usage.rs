@@ -112,6 +112,8 @@ mod tests {
     use super::super::scripted::Answer;
     use super::super::scripted::rating::{Script, Streams, change, changes, serve};
     use super::*;
+    use crate::grpc::status::unauthenticated;
+    use crate::identity::Refusal;
     use crate::service::Error;
 
     type Message = Streams<StreamRatedUsageChangesResponse>;
@@ -185,6 +187,21 @@ mod tests {
         assert_eq!(
             read(script(), true, 60_000).await,
             (vec!["1".into(), "away".into()], vec!["from".into(), "a".into()])
+        );
+    }
+
+    #[tokio::test]
+    async fn changes_go_on_with_a_new_token_when_the_old_one_ends() {
+        let over = || unauthenticated(Refusal::TokenExpired);
+        let script = vec![
+            Answer::Is(Streams::refuses([changes("a", [change("1")])], over())),
+            Answer::Is(Streams::refuses([], over())),
+            Answer::Is(Streams::ends([changes("z", [change("2")])])),
+        ];
+        let (seen, asked) = read(script, true, 60_000).await;
+        assert_eq!(
+            (seen, asked),
+            (vec!["1".into(), "2".into()], ["from", "a", "a"].map(String::from).into())
         );
     }
 

@@ -22,8 +22,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long trouble that passes is waited out, and how often is looked whether it has.
 const PATIENCE: Duration = Duration::from_secs(300);
 const TRY_EVERY: Duration = Duration::from_millis(500);
-/// So many in a row are not a few bad rows any more.
-const MOST_PASSED_OVER: u32 = 1_000;
 
 /// A job's own part.
 pub trait TableJob: Sync {
@@ -31,6 +29,8 @@ pub trait TableJob: Sync {
     const MOST: i64;
     /// The longest that a statement of a batch may take.
     const TIMEOUT: Duration;
+    /// So many rows in a row that can't be worked off are not a few bad ones any more, and it fails.
+    const MOST_PASSED_OVER: Option<u32> = Some(1_000);
 
     /// Works off the next rows, at most so many.
     fn batch(&self, batch: &mut JobBatch, most: i64) -> impl Future<Output = Result<JobStep, Error>> + Send;
@@ -64,11 +64,15 @@ pub async fn work<J: TableJob>(
     job: &J,
     stop: &CancellationToken,
 ) -> Result<Ended, Error> {
-    let ended = Work { db, claim, job, most: J::MOST, passed_over: 0 }.all(stop).await;
+    let mut ended = Work { db, claim, job, most: J::MOST, passed_over: 0 }.all(stop).await;
+    // A job that has ended is nobody's, and the commit that ended it may have been ours.
+    if !matches!(ended, Ok(Ended::Done)) && matches!(db.has_done_job(claim).await, Ok(true)) {
+        ended = Ok(Ended::Done);
+    }
     let stored = match &ended {
         Ok(Ended::Done) | Err(Error::LeaseLost) => Ok(()),
         Ok(Ended::Stopped) => db.leave_job(claim).await,
-        Err(error) => db.fail_job(claim, &error.to_string()).await,
+        Err(error) => db.fail_job(claim, &error.explained()).await,
     };
     if let Err(error) = stored {
         // The claim ends by itself, and the job is then seen to stand still.
@@ -140,14 +144,15 @@ impl<J: TableJob> Work<'_, J> {
     }
 
     async fn pass_over(&mut self, why: Error) -> Result<bool, Error> {
-        self.passed_over += 1;
-        if self.passed_over > MOST_PASSED_OVER {
+        self.passed_over = self.passed_over.saturating_add(1);
+        if J::MOST_PASSED_OVER.is_some_and(|most| self.passed_over > most) {
             return Err(why);
         }
         let detail = std::error::Error::source(&why).map(ToString::to_string).unwrap_or_default();
         tracing::warn!(job = self.claim.job, error = %why, detail, "a row can't be worked off and is passed over");
         let mut batch = self.db.begin_batch(self.claim, J::TIMEOUT).await?;
-        let step = self.job.pass_over(&mut batch, &why).await?;
+        let mut step = self.job.pass_over(&mut batch, &why).await?;
+        step.why = Some(format!("a row was passed over: {}", why.explained()));
         batch.commit(&step).await?;
         Ok(step.done)
     }

@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(5);
 pub struct JobReport {
     /// Which one.
     pub job: String,
-    /// `never`, `running`, `stopped` (not done, and nobody is at it), `succeeded` or `failed`.
+    /// `never`, `running`, `stopped` (not done, and nobody is at it), `succeeded`, `failed` or `cancelled`.
     pub state: &'static str,
     /// The record.
     pub record: JobRecord,
@@ -32,6 +32,7 @@ impl From<JobRecord> for JobReport {
             ("running", true) => "running",
             ("running", false) => "stopped",
             ("succeeded", _) => "succeeded",
+            ("cancelled", _) => "cancelled",
             _ => "failed",
         };
         JobReport { job: record.job.clone(), state, record }

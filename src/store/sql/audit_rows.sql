@@ -5,7 +5,7 @@
 --
 --  $1-$5   the key to begin after          $8  how many rows
 --  $6      the currency of that key's hour $9  how many are listed in all
---  $7      the last time of window_start
+--  $7      the last time of window_start     $10 where hours that are held against events end, if they are
 WITH batch AS MATERIALIZED (
     SELECT id, auth_id, resource_id, model_id, window_start, window_end, price_class,
         prompt_tokens, cached_tokens, completion_tokens, billable_prompt_tokens, event_count,
@@ -53,6 +53,9 @@ graded AS MATERIALIZED (
             WHEN NOT isfinite(window_start) OR mod(extract(epoch FROM window_start), 3600) <> 0
                 OR window_end <> window_start + interval '1 hour' THEN 'hour'
             WHEN currency_code <> hour_currency THEN 'currency'
+            -- Nobody can have rated it (R15), and no events are asked for it.
+            WHEN $10::timestamptz IS NOT NULL AND window_start > statement_timestamp() - interval '1 hour'
+            THEN 'events_open_hour'
         END AS finding
     FROM reckoned r
 ),
@@ -70,6 +73,12 @@ found AS MATERIALIZED (
     UNION ALL
     SELECT 'unstated', coalesce(currency_code, ''), coalesce(billed, 0), 0, 0 FROM graded
     WHERE num_nulls(currency_code, event_count, billable_prompt_tokens, window_end) > 0
+    UNION ALL
+    SELECT 'not_compared', coalesce(currency_code, ''), coalesce(billed, 0), 0, 0 FROM graded
+    WHERE window_start >= $10 AND window_start <= statement_timestamp() - interval '1 hour'
+    -- Told where there is more than one.
+    UNION ALL
+    SELECT 'currencies', currency_code, coalesce(billed, 0), 0, 0 FROM graded WHERE currency_code IS NOT NULL
 ),
 counted AS (
     INSERT INTO audit_total (finding, currency_code, rows, billed, over_billed, under_billed)
@@ -98,7 +107,8 @@ listed AS (
             WHEN 'tokens' THEN format('%s billable of %s prompt tokens, of which %s are cached; %s completion tokens',
                 billable, prompt_tokens, cached_tokens, completion_tokens)
             WHEN 'hour' THEN format('it is of %s to %s, which is no UTC hour', window_start, coalesce(window_end::text, '?'))
-            ELSE format('it is in %s and its hour is in %s', currency_code, hour_currency)
+            WHEN 'currency' THEN format('it is in %s and its hour is in %s', currency_code, hour_currency)
+            ELSE 'its hour is not over'
         END
     FROM graded WHERE finding IS NOT NULL ORDER BY ordinal
     LIMIT greatest($9 - (SELECT count(*) FROM audit_disagreement), 0)

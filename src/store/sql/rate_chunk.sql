@@ -132,7 +132,7 @@ held AS (
         -- R13, asked only where the answer matters. An adopted row may lack the billable prompt
         -- tokens; then they are what is left of the prompt.
         CASE WHEN $6 OR $7 THEN coalesce(
-            cost = coalesce(billable_prompt_tokens, prompt_tokens - least(prompt_tokens, cached_tokens))
+            cost = coalesce(billable_prompt_tokens, prompt_tokens::numeric - least(prompt_tokens, cached_tokens))
                 * applied_prompt_rate + cached_tokens * applied_cached_rate
                 + completion_tokens * applied_completion_rate
             -- What a row of ours could not hold can't be kept on one.
@@ -403,9 +403,11 @@ compared AS (
     WHERE $26
 ),
 disagreeing AS MATERIALIZED (
-    SELECT c.*, coalesce(difference, 'events_cost') AS finding
+    SELECT c.*, CASE WHEN difference IS NOT NULL THEN difference
+        WHEN held_cost IS DISTINCT FROM fresh_cost THEN 'events_cost'
+        ELSE 'events_currency' END AS finding
     FROM compared c
-    WHERE difference IS NOT NULL OR held_cost IS DISTINCT FROM fresh_cost
+    WHERE difference IS NOT NULL OR held_cost IS DISTINCT FROM fresh_cost OR held_currency_code <> $8::text
 )
 SELECT
     (SELECT coalesce(sum(events), 0)::bigint FROM scan) AS "events!",
@@ -462,6 +464,13 @@ SELECT
                     coalesce(sum(greatest(coalesce(billed, 0) - fresh_cost, 0)), 0) AS over_billed,
                     coalesce(sum(greatest(fresh_cost - coalesce(billed, 0), 0)), 0) AS under_billed
                 FROM disagreeing GROUP BY finding, currency
+                -- Told, and no disagreement: events that nobody bills, and rates that are not the book's.
+                UNION ALL
+                SELECT 'unbilled_' || kind, '', sum(events)::bigint, 0, 0, 0 FROM withheld GROUP BY kind
+                UNION ALL
+                SELECT 'rate_drift', coalesce(held_currency_code::text, ''), count(*),
+                    coalesce(sum(held_cost) FILTER (WHERE held_cost < 1e16), 0), 0, 0
+                FROM diff WHERE frozen AND NOT same_rates AND operation <> 'delete' GROUP BY 2
             ) t
         ),
         'rows', (
@@ -470,12 +479,14 @@ SELECT
                     key_resource_id AS resource_id, key_model_id AS model_id,
                     coalesce(held_price_class, 'standard') AS price_class, currency AS currency_code,
                     billed, fresh_cost AS expected,
-                    format('it has %s events, %s prompt, %s cached, %s completion tokens; '
+                    CASE finding WHEN 'events_currency'
+                    THEN format('it is in %s and the pricebook in %s: no run goes over its hour', currency, $8)
+                    ELSE format('it has %s events, %s prompt, %s cached, %s completion tokens; '
                         'by its events it has %s, %s, %s, %s',
                         coalesce(held_event_count::text, 'no'), coalesce(held_prompt_tokens::text, 'no'),
                         coalesce(held_cached_tokens::text, 'no'), coalesce(held_completion_tokens::text, 'no'),
                         coalesce(event_count, 0), coalesce(prompt_tokens, 0), coalesce(cached_tokens, 0),
-                        coalesce(completion_tokens, 0)) AS detail
+                        coalesce(completion_tokens, 0)) END AS detail
                 FROM disagreeing ORDER BY ordinal LIMIT 1000
             ) r
         )

@@ -1,9 +1,17 @@
 //! Every RPC, for every role, with everything that can be shown.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::Utc;
+use rater::grpc::client::{Server, connect};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -63,18 +71,60 @@ fn known_as(role: &str) -> &str {
     if role.is_empty() { "nobody" } else { role }
 }
 
-/// Certificates with which there must be no connection.
-fn bad_certificates(rig: &Guarded, role: &str) -> Vec<(&'static str, Pair)> {
+/// Certificates with which there must be no connection, and the service's words for each.
+fn bad_certificates(rig: &Guarded, role: &str) -> Vec<(&'static str, Pair, AlertDescription)> {
     let name = format!("uri:{}", uri(known_as(role)));
     let names = [name.as_str()];
     let ca = &rig.files.client_ca;
     vec![
-        ("wrong", self_signed(&names)),
-        ("expired", ca.issue(&names, Valid::Over)),
-        ("not yet valid", ca.issue(&names, Valid::NotYet)),
-        ("other CA", Authority::new("the clients' authority").issue(&names, Valid::Now)),
-        ("the server's CA", rig.files.server_ca.issue(&names, Valid::Now)),
+        ("wrong", self_signed(&names), AlertDescription::UnknownCA),
+        ("expired", ca.issue(&names, Valid::Over), AlertDescription::CertificateExpired),
+        ("not yet valid", ca.issue(&names, Valid::NotYet), AlertDescription::CertificateExpired),
+        ("other CA", Authority::new("another").issue(&names, Valid::Now), AlertDescription::UnknownCA),
+        // Of the same name, so that only its signature tells it from the right one.
+        (
+            "a forged CA",
+            Authority::new("the clients' authority").issue(&names, Valid::Now),
+            AlertDescription::DecryptError,
+        ),
+        ("the server's CA", rig.files.server_ca.issue(&names, Valid::Now), AlertDescription::UnknownCA),
     ]
+}
+
+/// What the service says of a certificate in the handshake. Nothing is sent after it: whoever is
+/// closed with something unread may never get the alert.
+async fn alert(rig: &Guarded, pair: &Pair) -> AlertDescription {
+    let certificates =
+        |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificates(&rig.files.server_ca.certificate).remove(0)).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(&pair.certificate), key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = TcpStream::connect(rig.service.address()).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap();
+    let error = stream.read_u8().await.expect_err("an alert");
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::AlertReceived(alert)) => *alert,
+        _ => panic!("{error:?}"),
+    }
+}
+
+/// A call of our own client with a certificate that is refused: UNAUTHENTICATED in the service's
+/// words, or, where its closing was faster than its words, UNAVAILABLE.
+async fn refused_certificate(server: &Server, path: &str, words: AlertDescription) {
+    // With TLS 1.3 a client is through before the server has looked; else there is nothing to call over.
+    let Ok(channel) = connect(server).await else { return };
+    let error = call(channel, path, &[], &[]).await.expect_err("no answer");
+    let told = error.contains("Unauthenticated") && error.contains(&format!("{words:?}"));
+    let closed = error.contains("Unavailable") && error.contains("it may have refused the certificate");
+    assert!(told || closed, "{path}: not {words:?}: {error}");
 }
 
 /// Tokens that count for nothing.
@@ -122,20 +172,22 @@ async fn every_rpc_for_every_role_with_every_certificate_comes_to_its_code() {
             assert!(why.is_empty() || reason == why, "{path} as {role}: {reason}");
             calls += 1;
         }
-        for (kind, pair) in bad_certificates(&rig, role) {
+        let well = rig.files.client(&rig.url(), Some(&rig.files.certificate(known_as(role))));
+        for (kind, pair, words) in bad_certificates(&rig, role) {
+            assert_eq!(alert(&rig, &pair).await, words, "{kind} as {role}");
+            let shown = rig.files.client(&rig.url(), Some(&pair));
             for rpc in &RPCS {
                 let path = path(rpc.0, rpc.1);
-                // With TLS 1.3 a client is through before the server has looked.
-                let answered = match rig.connect(Some(&pair)).await {
-                    Ok(channel) => call(channel, &path, &[], &[]).await,
-                    Err(error) => Err(error),
-                };
-                assert!(answered.is_err(), "{path} as {role} with {kind}: {answered:?}");
+                refused_certificate(&shown, &path, words).await;
+                // It is there, and answers whoever comes after.
+                let anew = connect(&well).await.unwrap();
+                let (code, _) = call(anew, &path, &[], &[]).await.unwrap();
+                assert_eq!(code, expected(&codes, role, rpc).0, "{path} as {role} after {kind}");
                 calls += 1;
             }
         }
     }
-    assert_eq!(calls, 12 * 5 * 6);
+    assert_eq!(calls, 12 * 5 * 7);
 }
 
 #[tokio::test]

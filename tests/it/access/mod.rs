@@ -8,4 +8,5 @@ mod pki;
 mod reloads;
 mod runs;
 mod starting;
+mod streams;
 mod tokens;

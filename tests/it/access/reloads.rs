@@ -160,6 +160,21 @@ async fn what_is_wrong_is_refused_loudly_and_the_last_good_one_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_can_not_be_used_keeps_no_other_from_being_exchanged() {
+    let rig = Files::new().serve(&[]).await;
+    let bare = rig.connect(None).await.unwrap();
+    let next = Signer::new("next");
+    let short = r#"{"keys":[{"kty":"RSA","kid":"short","n":"AQAB","e":"AQAB"},"#;
+    rig.files.write("jwks.json", &next.jwks(&[]).replacen("{\"keys\":[", short, 1));
+    let token = next.token(&subject("operator"));
+    eventually("the new key counts", async || call_as(&bare, LIST_RUNS, &token).await.unwrap().0 == Code::Ok)
+        .await;
+    let told = |line: &serde_json::Value| line["level"] == "WARN" && line.to_string().contains("17 bits");
+    assert!(rig.service.logs().iter().any(told), "{}", rig.log());
+    assert_eq!(refused(&rig, "jwks").await.as_deref(), Some("0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_known_no_more_is_refused_on_a_connection_that_is_open() {
     let rig = Files::new().serve(&[]).await;
     let files = &rig.files;

@@ -53,6 +53,28 @@ async fn an_insecure_service_says_so_at_its_start() {
     assert!(!service.logs().iter().any(|line| line.to_string().contains("insecure")));
 }
 
+#[test]
+fn what_is_on_in_the_environment_may_be_written_as_people_do() {
+    let files = Files::new();
+    let book = files.path("book.yaml");
+    let arguments = ["serve", "--listen", "0.0.0.0:0", "--pricebook", book.to_str().unwrap()];
+    let start = |insecure: &str| {
+        let database = ("RATER_DATABASE_URL", "postgres://127.0.0.1:1/none");
+        // Empty is as if they were not set.
+        let environment =
+            [database, ("RATER_INSECURE", insecure), ("RATER_NO_HEALTH", ""), ("RATER_MIGRATE", "")];
+        harness::run_in(&environment, &arguments, "").stderr
+    };
+    for off in ["", "0", "false", "no"] {
+        assert!(start(off).contains("is open to other machines"), "{off:?}");
+    }
+    for on in ["1", "true", "yes"] {
+        let said = start(on);
+        assert!(!said.contains("is open to other machines") && said.contains("database"), "{on}: {said}");
+    }
+    assert!(start("perhaps").contains("--insecure"));
+}
+
 #[tokio::test]
 async fn a_secure_service_listens_anywhere_and_serves_whom_it_knows() {
     let files = Files::new();

@@ -101,3 +101,25 @@ async fn a_command_that_was_killed_is_gone_on_with_by_the_service() {
     })
     .await;
 }
+
+/// Such as a service of before there were jobs, which retires by itself.
+#[tokio::test]
+async fn retention_that_finds_the_mark_held_by_another_session_is_not_done() {
+    let rig = old(&[150]).await;
+    let mut other = rig.pool().begin().await.unwrap();
+    sqlx::query("SELECT FROM change_feed FOR UPDATE").execute(&mut *other).await.unwrap();
+    let mut process = beside(&rig, &DAY);
+    eventually("it waits for the mark", async || {
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database()
+            AND wait_event_type = 'Lock' AND query LIKE '%change_feed FOR UPDATE%'";
+        rig.one::<bool>(waits).await
+    })
+    .await;
+    assert_eq!(
+        rig.one::<String>("SELECT state FROM table_job WHERE job = 'change_retention'").await,
+        "running"
+    );
+    other.rollback().await.unwrap();
+    assert_eq!(process.wait(SOON).await.code(), Some(0));
+    assert_eq!(rig.count("rated_usage_change").await, 0);
+}

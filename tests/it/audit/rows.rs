@@ -148,6 +148,7 @@ async fn what_is_wrong_with_the_options_is_one_line() {
             "--until must lie after",
         ),
         (&["audit", "list", "--limit", "0"], "--limit"),
+        (&["audit", "--rated-within", "367d"], "must be at most 366d"),
         (&["retention", "run"], "--change-retention"),
         (&["retention", "run", "--change-retention", "1s"], "must be at least 1m"),
     ] {
@@ -156,5 +157,5 @@ async fn what_is_wrong_with_the_options_is_one_line() {
         assert!(output.stderr.contains(line), "{options:?}: {}", output.stderr);
     }
     let never = command(&rig, &["audit", "status", "-o", "json"]);
-    assert!(never.code() == Some(0) && never.stdout.contains(r#""state":"never""#), "{never:?}");
+    assert!(never.code() == Some(1) && never.stdout.contains(r#""state":"never""#), "{never:?}");
 }

@@ -30,8 +30,14 @@ async fn age(rig: &Rig, position: i64) {
 
 async fn claim(db: &Db) -> JobClaim {
     let parameters = serde_json::json!({});
-    let start =
-        JobStart { job: "change_retention", parameters: &parameters, adapts: true, rows_all: 0, anew: true };
+    let start = JobStart {
+        job: "change_retention",
+        parameters: &parameters,
+        adapts: true,
+        rows_all: 0,
+        anew: true,
+        audits: false,
+    };
     let Claimed::Begun(claim) = db.claim_job(&start).await.unwrap() else { panic!("someone is at it") };
     claim
 }

@@ -6,3 +6,4 @@ mod detach;
 mod parallel;
 mod refusals;
 mod request_id;
+mod too_late;

@@ -37,7 +37,7 @@ pub struct Replay {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// All of them
-    #[arg(long, env = "RATER_REPLAY_ALL", value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "RATER_REPLAY_ALL", value_parser = crate::cli::switch::Switch)]
     all: bool,
     /// The most events a second
     #[arg(long, env = "RATER_REPLAY_RATE", value_name = "EVENTS", default_value_t = 100,

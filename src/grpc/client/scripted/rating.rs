@@ -45,6 +45,7 @@ enum End {
     Ends,
     Breaks,
     Hangs,
+    Refuses(Status),
 }
 
 impl<T: Send + 'static> Streams<T> {
@@ -56,6 +57,11 @@ impl<T: Send + 'static> Streams<T> {
     /// These, and then UNAVAILABLE.
     pub(crate) fn breaks(messages: impl Into<Vec<T>>) -> Streams<T> {
         Streams { messages: messages.into(), end: End::Breaks }
+    }
+
+    /// These, and then what a service says.
+    pub(crate) fn refuses(messages: impl Into<Vec<T>>, status: Status) -> Streams<T> {
+        Streams { messages: messages.into(), end: End::Refuses(status) }
     }
 
     /// These, and then nothing more.
@@ -71,6 +77,7 @@ impl<T: Send + 'static> Streams<T> {
         match self.end {
             End::Ends => Box::pin(messages),
             End::Breaks => Box::pin(messages.chain(tokio_stream::once(Err(broken())))),
+            End::Refuses(status) => Box::pin(messages.chain(tokio_stream::once(Err(status)))),
             End::Hangs => Box::pin(messages.chain(tokio_stream::pending())),
         }
     }

@@ -3,26 +3,30 @@
 //! A caller is known by a bearer token or by its client certificate. Where there is a token, it is
 //! what counts: a wrong one is refused, whatever certificate comes with it. Then the table of roles
 //! ([`roles`]) decides. Health checking and reflection ask for nobody. What is not in the table is
-//! refused, also for the operator. Without a file of identities everybody may do everything, which
-//! `serve` allows on loopback, or when it is told to.
+//! refused, also for the operator. A stream ends when its caller would not be let in any more
+//! ([`again`]). Without a file of identities everybody may do everything, which `serve` allows on
+//! loopback, or when it is told to.
 
+mod again;
 mod roles;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use chrono::Utc;
+use tonic::Status;
 use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
 
+use self::again::{Again, Changes};
 pub use self::roles::Open;
-use self::roles::{Needs, needs};
+use self::roles::{Needs, is_stream, needs};
 use super::{Around, Next, Request, Response, pass};
 use crate::domain::text;
 use crate::grpc::listener::Peer;
 use crate::grpc::status;
 use crate::grpc::tls::Tls;
-use crate::identity::{Identities, Refusal};
+use crate::identity::{Identities, Presented, Refusal};
 use crate::service::caller::{Caller, Role};
 
 /// The longest name in a line of the log, in bytes.
@@ -60,23 +64,45 @@ impl Around for Access {
             Some(Needs::Role(roles)) => Some(roles),
             None => None,
         };
-        let caller = match guard.identify(&request) {
-            Ok(caller) => caller,
-            Err(refusal) => {
-                guard.refused.tell("", needed.map(|_| path), &refusal.to_string());
-                return status::unauthenticated(refusal).into_http();
-            }
+        // From before the look: no change falls between.
+        let changes = is_stream(path).then(|| guard.changes());
+        let shown = Shown::of(&request);
+        let (caller, until) = match guard.admit(&shown, needed, path) {
+            Ok(known) => known,
+            Err(refused) => return refused.into_http(),
         };
-        tracing::Span::current().record("enduser.id", &*caller.name);
-        let Some(roles) = needed else { return status::unknown_method().into_http() };
-        if !roles.iter().any(|role| caller.is(*role)) {
-            guard.refused.tell(&caller.name, Some(path), "its roles do not allow it");
-            return status::role_missing(&or_operator(roles)).into_http();
-        }
+        let again = changes.map(|changes| {
+            let (guard, path) = (guard.clone(), path.to_owned());
+            Again { guard, changes, shown, needed, path }
+        });
         // It has done its work, and nobody after here needs to see it.
         request.headers_mut().remove(AUTHORIZATION);
         request.extensions_mut().insert(caller);
-        pass(next, request).await
+        let response = pass(next, request).await;
+        match again {
+            Some(again) => response.map(|body| again.while_let_in(body, until)),
+            None => response,
+        }
+    }
+}
+
+/// What a call shows of its caller.
+enum Shown {
+    Nothing,
+    /// Something that is none.
+    Wrong(Refusal),
+    Token(String),
+    Certificate(Arc<Presented>),
+}
+
+impl Shown {
+    fn of(request: &Request) -> Shown {
+        let certificate = || request.extensions().get::<Peer>()?.certificate.clone();
+        match bearer(request.headers()) {
+            Ok(Some(token)) => Shown::Token(token.into()),
+            Ok(None) => certificate().map_or(Shown::Nothing, Shown::Certificate),
+            Err(refusal) => Shown::Wrong(refusal),
+        }
     }
 }
 
@@ -87,21 +113,44 @@ fn or_operator(roles: &[Role]) -> Vec<Role> {
 }
 
 impl Guard {
-    fn identify(&self, request: &Request) -> Result<Caller, Refusal> {
-        let now = Utc::now().timestamp();
-        if let Some(token) = bearer(request.headers())? {
-            return self.identities.by_token(token, now);
+    fn changes(&self) -> Changes {
+        let authorities = self.tls.as_ref().map(|tls| tls.changes());
+        Changes { identities: self.identities.changes(), authorities }
+    }
+
+    /// Who calls, and until when that is good; or why they may not. Without a role that is needed
+    /// there is no such call.
+    fn admit(&self, shown: &Shown, needed: Option<&[Role]>, path: &str) -> Result<(Caller, i64), Status> {
+        let (caller, until) = self.identify(shown).map_err(|refusal| {
+            self.refused.tell("", needed.map(|_| path), &refusal.to_string());
+            status::unauthenticated(refusal)
+        })?;
+        tracing::Span::current().record("enduser.id", &*caller.name);
+        let roles = needed.ok_or_else(status::unknown_method)?;
+        if !roles.iter().any(|role| caller.is(*role)) {
+            self.refused.tell(&caller.name, Some(path), "its roles do not allow it");
+            return Err(status::role_missing(&or_operator(roles)));
         }
-        let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref());
-        let (Some(presented), Some(tls)) = (certificate, &self.tls) else { return Err(Refusal::Nothing) };
+        Ok((caller, until))
+    }
+
+    /// Who shows this, and until when it is good, in Unix seconds.
+    fn identify(&self, shown: &Shown) -> Result<(Caller, i64), Refusal> {
+        let now = Utc::now().timestamp();
+        let (presented, tls) = match (shown, &self.tls) {
+            (Shown::Token(token), _) => return self.identities.by_token(token, now),
+            (Shown::Certificate(presented), Some(tls)) => (presented, tls),
+            (Shown::Certificate(_), None) | (Shown::Nothing, _) => return Err(Refusal::Nothing),
+            (Shown::Wrong(refusal), _) => return Err(*refusal),
+        };
         // The connection may be older than what happened since.
         if presented.is_over(now) {
             return Err(Refusal::CertificateExpired);
         }
-        if !tls.vouches_for(presented) {
+        if !tls.vouches_for(presented, now) {
             return Err(Refusal::CertificateUnknown);
         }
-        self.identities.by_certificate(presented)
+        Ok((self.identities.by_certificate(presented)?, presented.until(now)))
     }
 }
 

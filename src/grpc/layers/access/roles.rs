@@ -46,6 +46,15 @@ const TABLE: &[(&str, Needs)] = &[
     ("/rating.v1.RatingService/ValidatePricebook", Any(&[Operator])),
 ];
 
+/// The calls that go on telling.
+const STREAMS: [&str; 2] =
+    ["/rating.v1.RatingService/WatchRun", "/rating.v1.RatingService/StreamRatedUsageChanges"];
+
+/// Whether a call's caller is looked at again while its answer goes on.
+pub fn is_stream(path: &str) -> bool {
+    STREAMS.contains(&path)
+}
+
 /// What a call needs, by its exact path; none where there is no such call.
 pub fn needs(path: &str, open: Open) -> Option<Needs> {
     if open.health && HEALTH.contains(&path) || open.reflection && REFLECTION.contains(&path) {
@@ -70,7 +79,9 @@ mod tests {
         let mut served: Vec<String> = services
             .flat_map(|service| {
                 let path = |method: &prost_types::MethodDescriptorProto| {
-                    format!("/rating.v1.{}/{}", service.name(), method.name())
+                    let path = format!("/rating.v1.{}/{}", service.name(), method.name());
+                    assert_eq!(is_stream(&path), method.server_streaming(), "{path}");
+                    path
                 };
                 service.method.iter().map(path).collect::<Vec<_>>()
             })
