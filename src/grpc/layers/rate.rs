@@ -26,6 +26,12 @@ impl Rates {
         Rates { limiter, clock: DefaultClock::default() }
     }
 
+    /// So many calls a second, and more at once.
+    pub(super) fn bursting(a_second: NonZeroU32, at_once: NonZeroU32) -> Rates {
+        let quota = Quota::per_second(a_second).allow_burst(at_once);
+        Rates { limiter: Some(Arc::new(RateLimiter::keyed(quota))), clock: DefaultClock::default() }
+    }
+
     /// Counts a call. An error: how long until its caller's next one would pass.
     pub(super) fn check(&self, who: Who) -> Result<(), Duration> {
         let Some(limiter) = &self.limiter else { return Ok(()) };

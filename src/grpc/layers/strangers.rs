@@ -6,7 +6,6 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use tonic::Code;
-use tonic::Status;
 
 use super::rate::Rates;
 use super::{Around, Next, Request, Response, pass};
@@ -15,8 +14,10 @@ use crate::grpc::status::rate_limited;
 use crate::grpc::who::Who;
 use crate::metrics::Metrics;
 
-/// Calls of strangers that are told why, a second and network.
+/// Calls of strangers that are told why, of each network: so many a second, and so many at once, since
+/// a whole fleet may have been given wrong tokens.
 const REFUSED_A_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+const REFUSED_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
 
 /// The layer, outside of whoever refuses.
 #[derive(Clone)]
@@ -28,7 +29,7 @@ pub struct Strangers {
 impl Strangers {
     /// Counts to these.
     pub fn new(metrics: Arc<Metrics>) -> Strangers {
-        Strangers { rates: Rates::of(Some(REFUSED_A_SECOND)), metrics }
+        Strangers { rates: Rates::bursting(REFUSED_A_SECOND, REFUSED_AT_ONCE), metrics }
     }
 }
 
@@ -36,8 +37,8 @@ impl Around for Strangers {
     async fn around<N: Next>(self, request: Request, next: N) -> Response {
         let (peer, who) = (request.extensions().get::<Peer>().cloned(), Who::address(request.extensions()));
         let response = pass(next, request).await;
-        let refused = Status::from_header_map(response.headers());
-        if refused.is_none_or(|status| status.code() != Code::Unauthenticated) {
+        let code = response.headers().get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()));
+        if code != Some(Code::Unauthenticated) {
             return response;
         }
         if let Some(peer) = peer {
