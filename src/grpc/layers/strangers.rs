@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 /// Calls of strangers that are told why, of each network: so many a second, and so many at once, since
 /// a whole fleet may have been given wrong tokens.
 const REFUSED_A_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
-const REFUSED_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
+const REFUSED_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1_499);
 
 /// The layer, outside of whoever refuses.
 #[derive(Clone)]

@@ -194,9 +194,10 @@ async fn every_rpc_for_every_role_with_every_certificate_comes_to_its_code() {
 async fn every_rpc_for_every_role_with_every_token_comes_to_its_code() {
     let codes = unguarded().await;
     let rig = Files::new().serve(&[]).await;
-    let bare = rig.connect(None).await.unwrap();
-    let certified = rig.connect(Some(&rig.files.certificate("operator"))).await.unwrap();
     for role in ROLES.into_iter().chain([""]) {
+        // New ones for each: a connection that is refused time and again is closed.
+        let bare = rig.connect(None).await.unwrap();
+        let certified = rig.connect(Some(&rig.files.certificate("operator"))).await.unwrap();
         let good = rig.files.signer.token(&subject(known_as(role)));
         for rpc in &RPCS {
             // A token is what counts, also where a certificate would allow more.
