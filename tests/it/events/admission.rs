@@ -59,7 +59,7 @@ async fn hundreds_of_large_calls_at_once_take_no_more_memory_than_there_is_room(
     const PLACES: usize = 4;
     let calls = if soak() { 1_000 } else { 300 };
     let stage = Stage::new().await;
-    let service = stage.service(&["--max-batches", &PLACES.to_string()]).await;
+    let service = stage.service(&["--max-batches", &PLACES.to_string(), "--max-calls-per-second", "0"]).await;
     let bytes = large();
     let idle = peak(&service);
     let (release, held) = watch::channel(true);
@@ -175,12 +175,16 @@ async fn batches_that_crawl_in_keep_no_other_out() {
 async fn no_more_batches_are_on_their_way_than_may_be_however_small_they_are() {
     const MOST: usize = 1024;
     let stage = Stage::new().await;
-    let service = stage.service(&[]).await;
+    let service = stage.service(&["--max-calls-per-second", "0"]).await;
+    // More than the first KiB, for which there is less time than a busy machine takes for all of them.
+    let bytes = request((0..40).map(|n| event(&format!("slow-{n}"), 0)).collect(), false);
+    assert!(bytes.len() > 1024);
     let (mut crawlers, mut releases) = (JoinSet::new(), Vec::new());
     for _ in 0..8 {
         let channel = service.channel().await;
         for _ in 0..140 {
             let (release, sent) = crawling(None);
+            let sent = Sent { bytes: bytes.clone(), ..sent };
             releases.push(release);
             let channel = channel.clone();
             crawlers.spawn(async move { send(&channel, sent).await });

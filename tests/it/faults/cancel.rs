@@ -57,7 +57,8 @@ async fn a_write_that_is_cut_off_anywhere_leaves_no_open_transaction_to_the_next
             .unwrap();
         assert_eq!(seen, 1, "{id} was acknowledged and nobody sees it");
     }
-    assert!(cut > 30, "{cut} were cut off");
+    // Each that was polled once, and others.
+    assert!(cut >= 25, "{cut} were cut off");
 }
 
 /// An autocommitted write on the connection of a `begin()` that was cut off: without the pool's
