@@ -78,8 +78,12 @@ async fn silence_without_end_keeps_nobody_out() {
     let (p99, calls) = fresh.p99().await;
     println!("1500 that never speak, one after the other: {calls} fresh callers, 99 % within {p99:.1?}");
     assert!(p99 < A_SECOND, "{p99:?}");
-    let crowded = rig.metric(r#"rater_connections_refused_total{reason="crowded_out"}"#).await.unwrap();
-    assert!(crowded.parse::<usize>().unwrap() >= 900, "{crowded}");
+    // The last of them may still wait to be accepted.
+    eventually("the oldest make place", async || {
+        let crowded = rig.metric(r#"rater_connections_refused_total{reason="crowded_out"}"#).await.unwrap();
+        crowded.parse::<usize>().unwrap() >= 900
+    })
+    .await;
     assert_no_panic(&rig.service);
 }
 

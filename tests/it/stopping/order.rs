@@ -77,6 +77,8 @@ async fn whoever_only_holds_a_connection_keeps_no_stop() {
     assert_eq!(rig.service.wait(Duration::from_secs(10)).await.code(), Some(0));
     println!("out after {:.1?}", told.elapsed());
     assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
-    let end = Refusal::from(answers.message().await.unwrap_err());
-    assert_eq!(end.reason, "SHUTTING_DOWN", "{end:?}");
+    // Or its own end, where that is sooner: nothing of it was asked.
+    if let Some(end) = answers.message().await.map_err(Refusal::from).err() {
+        assert_eq!(end.reason, "SHUTTING_DOWN", "{end:?}");
+    }
 }
