@@ -114,14 +114,18 @@ async fn a_stream_lasts_until_its_end_and_one_that_is_left_is_cancelled() {
 async fn metrics_count_calls_by_method_and_code_from_zero_on() {
     let stage = Stage::new().await;
     let service = stage.service(&[]).await;
-    let page = http_get(service.admin_address(), "/metrics").await;
     let series = |code: &str| {
         format!(r#"rater_grpc_server_handled_total{{method="rating.v1.RatingService/GetRun",code="{code}"}}"#)
     };
-    assert!(page.contains(&format!("{} 0\n", series("NOT_FOUND"))), "{page}");
+    let mut page = String::new();
+    // The page may be there a moment before the server.
+    until("it is 0 before a call", Duration::from_secs(10), async || {
+        page = http_get(service.admin_address(), "/metrics").await;
+        page.contains(&format!("{} 0\n", series("NOT_FOUND")))
+    })
+    .await;
     let mut client = service.client_rating().await;
     client.get_run(GetRunRequest { run_id: "none".into() }).await.unwrap_err();
-    let mut page = String::new();
     // A call is over a moment after its answer.
     until("it is counted", Duration::from_secs(10), async || {
         page = http_get(service.admin_address(), "/metrics").await;
