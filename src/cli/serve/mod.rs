@@ -17,7 +17,6 @@ use std::time::Duration;
 use self::access::AccessOptions;
 use self::limits::LimitOptions;
 pub(super) use self::values::change_retention;
-
 use self::values::{lease_ttl, parallel, percent};
 use super::database::DatabaseOptions;
 use super::duration;

@@ -1,6 +1,6 @@
 //! The questions of a conversation, which are over when it is: at its deadline, when the service
-//! stops, or when the first does not come soon. Reflection would else listen for more until its client has no more, and so long would a
-//! stop wait for the connection.
+//! stops, or when the first does not come soon. Reflection would else listen for more until its client
+//! has no more, and so long would a stop wait for the connection.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
 
+use super::access::is_stream;
 use super::held::{Ends, Held};
 use super::rate::Rates;
 use super::sides::Sides;
@@ -49,10 +50,8 @@ impl Kind {
     fn of(path: &str) -> Kind {
         match path {
             "/rating.v1.RatingService/RateWindow" => Kind::OwnWords,
-            "/rating.v1.RatingService/WatchRun" | "/rating.v1.RatingService/StreamRatedUsageChanges" => {
-                Kind::Stream
-            }
             "/rating.v1.EventService/RecordEvents" => Kind::Events,
+            _ if is_stream(path) => Kind::Stream,
             _ => Kind::Unary,
         }
     }

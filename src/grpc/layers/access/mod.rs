@@ -19,8 +19,8 @@ use tonic::codegen::http::HeaderMap;
 use tonic::codegen::http::header::AUTHORIZATION;
 
 use self::again::{Again, Changes};
-pub use self::roles::Open;
-use self::roles::{Needs, is_stream, needs};
+use self::roles::{Needs, needs};
+pub use self::roles::{Open, is_stream};
 use super::{Around, Next, Request, Response, pass};
 use crate::domain::text;
 use crate::grpc::listener::Peer;

@@ -50,7 +50,8 @@ const TABLE: &[(&str, Needs)] = &[
 const STREAMS: [&str; 2] =
     ["/rating.v1.RatingService/WatchRun", "/rating.v1.RatingService/StreamRatedUsageChanges"];
 
-/// Whether a call's caller is looked at again while its answer goes on.
+/// Whether a call's answer goes on: its caller is looked at again meanwhile, and it has the time of a
+/// stream.
 pub fn is_stream(path: &str) -> bool {
     STREAMS.contains(&path)
 }
